@@ -1,0 +1,60 @@
+# Everything that is done to this project, on a developer's machine and in CI, is done from here.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test test-python test-elixir demo check check-python check-elixir format clean
+
+PYTHON := $(CURDIR)/.venv/bin/python
+HARNESS := elixir_harness
+EXAMPLE := $(HARNESS)/examples/session_lifecycle_example
+MIX_PROJECTS := $(patsubst %/mix.exs,%,$(wildcard $(HARNESS)/mix.exs $(HARNESS)/examples/*/mix.exs))
+# For commands that start BEAM nodes: an EPMD of their own, which ends with them.
+WITH_EPMD := $(PYTHON) $(CURDIR)/scripts/with_epmd.py
+
+# mix wants UTF-8, and shall not look for Hex in the home directory: it is not needed.
+export LC_ALL := C.UTF-8
+export MIX_HOME := $(CURDIR)/.cache/mix
+export SNAKEBRIDGE_PYTHON := $(PYTHON)
+
+help: ## Show this list.
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
+
+setup: ## Install what is missing: Erlang, Elixir, and the virtual environment .venv.
+	@scripts/setup.sh
+
+test: check test-python test-elixir ## Run all checks, and all tests of both halves.
+
+test-python: setup ## Run the tests in tests/.
+	@$(PYTHON) -m pytest
+
+test-elixir: setup ## Run the tests of the Elixir library and of its examples.
+	@set -e; for project in $(MIX_PROJECTS); do \
+	    (cd $$project && $(WITH_EPMD) mix test); \
+	done
+
+demo: setup ## Run the example, a tour of how sessions live and end.
+	@cd $(EXAMPLE) && $(WITH_EPMD) mix run --no-start run.exs
+
+check: check-python check-elixir ## Check format, style, types and layers.
+
+check-python: setup
+	@$(PYTHON) -m ruff format --quiet --check --diff .
+	@$(PYTHON) -m ruff check --quiet .
+	@$(PYTHON) -m mypy --no-error-summary
+	@scripts/quietly.sh .venv/bin/lint-imports --no-logo --cache-dir .cache/import-linter
+
+check-elixir: setup
+	@set -e; for project in $(MIX_PROJECTS); do \
+	    (cd $$project && mix format --check-formatted && \
+	     MIX_ENV=dev $(CURDIR)/scripts/quietly.sh mix compile --force --warnings-as-errors); \
+	done
+	@scripts/dialyzer.sh $(MIX_PROJECTS)
+
+format: setup ## Format all code.
+	@$(PYTHON) -m ruff check --quiet --fix-only .
+	@$(PYTHON) -m ruff format --quiet .
+	@set -e; for project in $(MIX_PROJECTS); do (cd $$project && mix format); done
+
+clean: ## Remove what can be made again.
+	@rm -rf .venv .cache .hypothesis .pytest_cache build dist *.egg-info
+	@for project in $(MIX_PROJECTS); do rm -rf $$project/_build; done
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

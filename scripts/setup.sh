@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# Install what `make` needs and does not find: Erlang and Elixir from Debian's packages, and the
+# virtual environment .venv with this project in it. Silent when there is nothing to do.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+log=.cache/setup.log
+stamp=.cache/setup.stamp
+mkdir -p .cache
+
+# What this set-up depends on. The stamp is written when all of it is done.
+current=$(cat pyproject.toml scripts/setup.sh | cksum)
+
+python_is_good() { "$1" -c 'import sys, venv, ensurepip; assert sys.version_info >= (3, 11)' 2>/dev/null; }
+
+find_python() {
+    local name
+    for name in python3 python3.14 python3.13 python3.12 python3.11; do
+        if python_is_good "$name"; then
+            command -v "$name"
+            return
+        fi
+    done
+    return 1
+}
+
+otp_is_good() {
+    erl -noinput -boot no_dot_erlang -eval '
+        Missing = [A || A <- [crypto, parsetools, ssl, dialyzer], is_tuple(code:lib_dir(A))],
+        Release = list_to_integer(erlang:system_info(otp_release)),
+        halt(case Missing =:= [] andalso Release >= 25 of true -> 0; false -> 1 end).' \
+        >/dev/null 2>&1 && command -v dialyzer epmd >/dev/null
+}
+
+if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$current" ] &&
+    command -v mix erl dialyzer >/dev/null; then
+    exit 0
+fi
+
+give_up() {
+    [ ! -s "$log" ] || tail -n 30 "$log" >&2
+    printf '%s\n' "$1" >&2
+    exit 1
+}
+
+: >"$log"
+packages=()
+find_python >/dev/null || packages+=(python3 python3-venv)
+otp_is_good || packages+=(erlang-base erlang-crypto erlang-dev erlang-dialyzer erlang-ssl)
+command -v mix >/dev/null || packages+=(elixir)
+
+if [ ${#packages[@]} -gt 0 ]; then
+    as_root=()
+    if [ "$(id -u)" -ne 0 ]; then
+        if command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
+            as_root=(sudo -n)
+        else
+            as_root=(false)
+        fi
+    fi
+    if ! command -v apt-get >/dev/null || [ "${as_root[*]}" = false ]; then
+        give_up "Please install Python 3.11 or later with venv, Erlang/OTP 25 or later with dialyzer,\
+ and Elixir 1.14 or later, and run this again (Debian, as root: apt-get install ${packages[*]})."
+    fi
+    echo "Installing ${packages[*]} ..."
+    apt() {
+        ${as_root[@]+"${as_root[@]}"} env DEBIAN_FRONTEND=noninteractive \
+            apt-get -q -y -o DPkg::Lock::Timeout=300 "$@" >>"$log" 2>&1 </dev/null
+    }
+    { apt update && apt install --no-install-recommends "${packages[@]}"; } ||
+        give_up "apt-get could not install ${packages[*]}: see above, and the whole of it in $log."
+    hash -r
+    find_python >/dev/null ||
+        give_up "This system's Python is older than 3.11 or has no venv: install a later one."
+    otp_is_good ||
+        give_up "This system's Erlang/OTP is older than 25: install a later one, with dialyzer."
+fi
+
+if ! python_is_good .venv/bin/python; then
+    rm -rf .venv
+    "$(find_python)" -m venv .venv >>"$log" 2>&1 </dev/null ||
+        give_up "The virtual environment .venv could not be made: see above."
+fi
+
+echo "Installing Python packages into .venv ..."
+[ -w "${HOME:-/nonexistent}" ] || export PIP_CACHE_DIR=$PWD/.cache/pip
+.venv/bin/python -m pip install --disable-pip-version-check --no-input --quiet \
+    --editable '.[test,dev]' >>"$log" 2>&1 </dev/null ||
+    give_up "pip could not install the project and its tools: see above, and the whole of it in $log."
+
+printf '%s\n' "$current" >"$stamp"
