@@ -1,0 +1,333 @@
+"""The connection table: who this node is connected with, and how connections come about.
+
+What `net_kernel` keeps in a BEAM. A connection is made by `connect`, or by a peer; both lead to
+the handshake, which needs a decision from here when a connection with that peer exists already
+(``alive``) or is being made in the other direction at the same time (the node with the greater
+name goes on; ``ok_simultaneous`` and ``nok`` in `dist_util.erl`).
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING
+
+from pynode import config
+from pynode.dist.connection import Connection
+from pynode.errors import HandshakeError, NodeUnavailableError
+from pynode.protocol.flags import DFlag
+from pynode.protocol.handshake import NEED_DATA as HANDSHAKE_NEEDS_DATA
+from pynode.protocol.handshake import Established, Handshake, PeerName, Status, StatusAlive
+from pynode.terms import Atom
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pynode.dist.engine import Engine
+    from pynode.dist.task import Task
+    from pynode.protocol.channel import Message
+
+log = logging.getLogger(__name__)
+
+
+class _Attempt:
+    """A connection that is being made, and those who wait for it."""
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.connection: Connection | None = None
+
+
+class ConnectionTable:
+    """All connections of one node.
+
+    `resolve(peer)` gives the address to connect to, or raises NodeUnavailableError. `up` and
+    `down` are called once for each connection, `deliver` for each message in between.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: Atom,
+        cookie: str,
+        flags: DFlag,
+        engine: Engine,
+        resolve: Callable[[str], tuple[str, int]],
+        up: Callable[[Connection], None],
+        down: Callable[[Connection, str], None],
+        deliver: Callable[[Connection, Message], Task | None],
+        net_ticktime: float = config.NET_TICKTIME,
+        limits: config.Limits = config.LIMITS,
+    ) -> None:
+        self.name = name
+        self.creation = 0
+        self._cookie = cookie
+        self._flags = flags
+        self._engine = engine
+        self._resolve = resolve
+        self._on_up = up
+        self._on_down = down
+        self._deliver = deliver
+        self._ticktime = net_ticktime
+        self._limits = limits
+        self._lock = threading.Lock()
+        self._connections: dict[str, Connection] = {}
+        self._attempts: dict[str, _Attempt] = {}
+        self._half_open = threading.BoundedSemaphore(limits.handshakes)
+        self._listener: socket.socket | None = None
+        self._closed = False
+
+    # --- life
+
+    def listen(self, address: str, port: int = 0) -> int:
+        """Listen for peers; return the port. Raises OSError."""
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        listener = socket.create_server((address, port), family=family, backlog=128)
+        self._listener = listener
+        return int(listener.getsockname()[1])
+
+    def start(self, creation: int) -> None:
+        """Begin to accept peers; `creation` is this node's."""
+        self.creation = creation
+        if self._listener is not None:
+            threading.Thread(target=self._accept, name="pynode-accept", daemon=True).start()
+        self._ticks: dict[Connection, tuple[int, float, int]] = {}
+        self._engine.after(self._ticktime / 4, self._tick)
+
+    def stop(self) -> None:
+        """Accept nobody any more, and close all connections."""
+        self._closed = True
+        if self._listener is not None:
+            with suppress(OSError):
+                self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread in accept()
+            self._listener.close()
+        for connection in self.connections():
+            connection.close("node_stopped")
+
+    def connections(self) -> list[Connection]:
+        """Return the connections of this moment."""
+        with self._lock:
+            return list(self._connections.values())
+
+    def get(self, peer: str) -> Connection | None:
+        """Return the connection with `peer`, None if there is none."""
+        return self._connections.get(peer)
+
+    # --- making connections
+
+    def connect(self, peer: str) -> Connection:
+        """Return the connection with `peer`, made now if there is none. Blocks.
+
+        Raises NodeUnavailableError with the reason.
+        """
+        connection = self._connections.get(peer)
+        if connection is not None:
+            return connection
+        with self._lock:
+            connection = self._connections.get(peer)
+            if connection is not None:
+                return connection
+            attempt = self._attempts.get(peer)
+            ours = attempt is None
+            if attempt is None:
+                attempt = self._attempts[peer] = _Attempt()
+        if ours:
+            try:
+                self._initiate(peer, attempt)
+            finally:
+                with self._lock:
+                    if self._attempts.get(peer) is attempt:
+                        del self._attempts[peer]
+                attempt.done.set()
+        else:
+            attempt.done.wait(config.NET_SETUPTIME * 2)
+        if attempt.connection is None:
+            raise NodeUnavailableError(
+                f"{peer} could not be connected to; its log or this node's says why.", node=peer
+            )
+        return attempt.connection
+
+    def _initiate(self, peer: str, attempt: _Attempt) -> None:
+        deadline = time.monotonic() + config.NET_SETUPTIME
+        address = self._resolve(peer)
+        try:
+            handshake = Handshake.initiator(
+                self.name, peer, self._cookie, self._flags, self.creation, limits=self._limits
+            )
+        except ValueError as error:
+            raise NodeUnavailableError(str(error), node=peer) from error
+        try:
+            sock = socket.create_connection(address, timeout=config.NET_SETUPTIME)
+        except OSError as error:
+            raise NodeUnavailableError(
+                f"{peer} does not answer at {address[0]} port {address[1]} "
+                f"({error.strerror or error}); is it running?",
+                node=peer,
+            ) from error
+        try:
+            self._shake_hands(sock, handshake, deadline)
+        except HandshakeError as error:
+            sock.close()
+            # The peer's own attempt goes on instead of ours; wait for it.
+            if handshake.status == "nok" and attempt.done.wait(deadline - time.monotonic()):
+                return
+            raise NodeUnavailableError(str(error), node=peer) from error
+        except OSError as error:
+            sock.close()
+            raise NodeUnavailableError(
+                f"{peer} did not finish the handshake ({error.strerror or error}); "
+                "its log may say why.",
+                node=peer,
+            ) from error
+
+    def _accept(self) -> None:
+        listener = self._listener
+        assert listener is not None
+        while True:
+            try:
+                sock, address = listener.accept()
+            except OSError as error:
+                if self._closed:
+                    return
+                # Out of file descriptors, most likely: what is open stays open.
+                log.error("cannot accept a connection: %s", error.strerror or error)
+                time.sleep(0.1)
+                continue
+            if not self._half_open.acquire(blocking=False):
+                log.error(
+                    "connection from %s refused: %d handshakes are under way already",
+                    address[0],
+                    self._limits.handshakes,
+                )
+                sock.close()
+                continue
+            threading.Thread(
+                target=self._answer, args=(sock, address[0]), name="pynode-handshake", daemon=True
+            ).start()
+
+    def _answer(self, sock: socket.socket, address: str) -> None:
+        handshake = Handshake.acceptor(
+            self.name, self._cookie, self._flags, self.creation, limits=self._limits
+        )
+        try:
+            self._shake_hands(sock, handshake, time.monotonic() + config.NET_SETUPTIME)
+        except HandshakeError as error:
+            # "nok" is no refusal: both nodes called each other, and our own call goes on.
+            level = logging.DEBUG if handshake.status == "nok" else logging.ERROR
+            log.log(level, "connection from %s refused: %s", address, error)
+            sock.close()
+        except OSError as error:
+            log.error("handshake with %s failed: %s", address, error.strerror or error)
+            sock.close()
+        finally:
+            self._half_open.release()
+
+    def _shake_hands(self, sock: socket.socket, handshake: Handshake, deadline: float) -> None:
+        """Drive the handshake over `sock` to a connection in the table.
+
+        Raises HandshakeError and OSError; `sock` is then still the caller's.
+        """
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        while True:
+            try:
+                event = handshake.next_event()
+            except HandshakeError:
+                self._send_by(sock, handshake.data_to_send(), deadline)
+                raise
+            if event is HANDSHAKE_NEEDS_DATA:
+                self._send_by(sock, handshake.data_to_send(), deadline)
+                sock.settimeout(max(0.001, deadline - time.monotonic()))
+                handshake.receive_data(sock.recv(4096))
+            elif isinstance(event, PeerName):
+                handshake.send_status(self._status_for(event))
+            elif isinstance(event, StatusAlive):
+                # We have no connection, so the one that the peer believes in is broken.
+                handshake.answer_alive(go_on=True)
+            elif isinstance(event, Established):
+                self._established(sock, handshake, event, deadline)
+                return
+
+    @staticmethod
+    def _send_by(sock: socket.socket, data: bytes, deadline: float) -> None:
+        if data:
+            sock.settimeout(max(0.001, deadline - time.monotonic()))
+            sock.sendall(data)
+
+    def _status_for(self, peer: PeerName) -> Status:
+        if DFlag.NAME_ME in peer.flags or peer.name == self.name or self._closed:
+            return "not_allowed"
+        with self._lock:
+            if peer.name in self._connections:
+                return "alive"
+            if peer.name in self._attempts:
+                return "nok" if self.name > peer.name else "ok_simultaneous"
+        return "ok"
+
+    def _established(
+        self, sock: socket.socket, handshake: Handshake, event: Established, deadline: float
+    ) -> None:
+        old = self._connections.get(event.peer)
+        if old is not None:
+            old.close("replaced_by_new_connection")
+        self._send_by(sock, handshake.data_to_send(), deadline)
+        sock.settimeout(None)
+        connection = Connection(
+            sock,
+            peer=Atom(event.peer),
+            flags=event.flags,
+            creation=event.creation,
+            early_data=handshake.trailing_data,
+            engine=self._engine,
+            deliver=self._deliver,
+            down=self._down,
+            limits=self._limits,
+        )
+        with self._lock:
+            old = self._connections.get(event.peer)
+            self._connections[event.peer] = connection
+            attempt = self._attempts.pop(event.peer, None)
+        if old is not None:
+            old.close("replaced_by_new_connection")
+        self._on_up(connection)
+        if attempt is not None:
+            attempt.connection = connection
+            attempt.done.set()
+        self._engine.add(connection)
+        if self._closed:
+            connection.close("node_stopped")
+
+    def _down(self, connection: Connection, reason: str) -> None:
+        with self._lock:
+            if self._connections.get(connection.peer) is connection:
+                del self._connections[connection.peer]
+        self._on_down(connection, reason)
+
+    # --- ticks
+
+    def _tick(self) -> None:
+        """Four times in `net_ticktime`: send a sign of life, and look for one of each peer."""
+        if self._closed:
+            return
+        now = time.monotonic()
+        ticks = {}
+        for connection in self.connections():
+            received, since, sent = self._ticks.get(connection, (-1, now, -1))
+            if connection.received != received:
+                received, since = connection.received, now
+            if now - since > self._ticktime:
+                log.error(
+                    "%s is taken for lost: it has sent nothing for %g seconds (net_ticktime)",
+                    connection.peer,
+                    self._ticktime,
+                )
+                self._engine.submit(partial(connection.close, "net_tick_timeout"))
+                continue
+            if connection.sent == sent:
+                connection.tick()
+            ticks[connection] = (received, since, connection.sent)
+        self._ticks = ticks
+        self._engine.after(self._ticktime / 4, self._tick)

@@ -1,0 +1,123 @@
+"""What the engine runs, and how that is stopped.
+
+CPython can raise an exception in another thread (``PyThreadState_SetAsyncExc``), and it comes with
+the thread's next Python instruction. What makes it usable is to know exactly when it may come:
+only inside `Task.interruptible`, where the user's code runs, not while that has called ours
+(`Task.shield`), and at most once for each task. A task inside C code is stopped when it comes back
+to Python; one that waits for an answer (`Engine.wait`) is woken.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+    from queue import SimpleQueue
+
+P = ParamSpec("P")
+T = TypeVar("T")
+#: What `Task.shield` has found: whether there was a shield already, and its inbox.
+Shield: TypeAlias = "tuple[bool, SimpleQueue[Any] | None]"
+
+_set_async_exc = ctypes.pythonapi.PyThreadState_SetAsyncExc
+_set_async_exc.argtypes = (ctypes.c_ulong, ctypes.py_object)
+_set_async_exc.restype = ctypes.c_int
+_NOTHING = ctypes.py_object()  # a null pointer takes the exception back
+
+# Held for a few instructions only, so one for all tasks is enough.
+_lock = threading.Lock()
+
+#: What a task that waits finds in its inbox when it is interrupted.
+INTERRUPT: Final = object()
+
+
+class CallInterrupted(BaseException):
+    """Raised inside a task that is to stop; not an Exception, so that few would catch it."""
+
+
+class Task:
+    """Something to run. `lane` is what it must not overtake, or None."""
+
+    __slots__ = ("_inbox", "_interrupted", "_shielded", "_thread", "lane")
+
+    def __init__(self, lane: Hashable | None = None) -> None:
+        self.lane = lane
+        self._inbox: SimpleQueue[Any] | None = None
+        self._interrupted = False
+        self._shielded = False
+        self._thread = 0
+
+    def run(self) -> None:
+        """Do it, all of it, without raising."""
+        raise NotImplementedError
+
+    def flush(self) -> None:
+        """Send what `run` has left to be sent; not called when the reader will do so anyway."""
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it is inside `interruptible` now."""
+        return self._thread != 0
+
+    def interruptible(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return `function(*args, **kwargs)`, which is code of the user's.
+
+        Raises CallInterrupted if `interrupt` came before its end.
+        """
+        with _lock:
+            if self._interrupted:
+                raise CallInterrupted
+            self._thread = threading.get_ident()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            self._close()
+
+    def interrupt(self) -> None:
+        """Stop it, or keep it from starting. Nothing happens if it is over already."""
+        with _lock:
+            if not self._interrupted:
+                self._interrupted = True
+                if self._inbox is not None:
+                    self._inbox.put(INTERRUPT)
+                elif self._thread and not self._shielded:
+                    _set_async_exc(self._thread, CallInterrupted)
+
+    def shield(self, inbox: SimpleQueue[Any] | None = None) -> Shield:
+        """Let nothing be raised in this thread from here on; undone by `unshield`.
+
+        For what the user's code calls of ours and must not be left half done. With an `inbox`,
+        an interrupt is put there. Raises CallInterrupted if one has come already.
+        """
+        with _lock:
+            if self._interrupted:
+                if self._thread:
+                    _set_async_exc(self._thread, _NOTHING)
+                raise CallInterrupted
+            outer = (self._shielded, self._inbox)
+            self._shielded = True
+            self._inbox = inbox
+            return outer
+
+    def unshield(self, outer: Shield) -> None:
+        """Undo `shield`, which returned `outer`. Raises CallInterrupted if one has come since."""
+        with _lock:
+            self._shielded, self._inbox = outer
+            if self._interrupted and not self._shielded:
+                raise CallInterrupted
+
+    def _close(self) -> None:
+        """Let no exception come from here on."""
+        while True:
+            try:
+                with _lock:
+                    thread, self._thread = self._thread, 0
+                    if self._interrupted and thread:
+                        _set_async_exc(thread, _NOTHING)  # it may not have been delivered yet
+                return
+            except CallInterrupted:
+                # It came while we were waiting for the lock. There is no second one.
+                continue

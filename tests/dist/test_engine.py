@@ -1,0 +1,338 @@
+"""The engine: who reads, who runs, and in which order."""
+
+from __future__ import annotations
+
+import threading
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pynode.dist.engine import Engine, Source
+from pynode.dist.task import CallInterrupted, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterator
+
+PATIENCE = 10.0
+
+
+class Queue(Source):
+    """A source that hands out what is put into it, and remembers who read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.items: SimpleQueue[Task | None] = SimpleQueue()
+        self.readers: list[int] = []
+
+    def next_task(self) -> Task | None:
+        self.readers.append(threading.get_ident())
+        return self.items.get()
+
+
+class Do(Task):
+    def __init__(self, function: Callable[[], Any], lane: Hashable | None = None) -> None:
+        super().__init__(lane)
+        self.function = function
+        self.flushed = 0
+
+    def run(self) -> None:
+        self.function()
+
+    def flush(self) -> None:
+        self.flushed += 1
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    engine = Engine()
+    engine.start()
+    yield engine
+    engine.stop()
+
+
+@pytest.fixture
+def source(engine: Engine) -> Iterator[Queue]:
+    queue = Queue()
+    engine.add(queue)
+    yield queue
+    queue.items.put(None)
+
+
+def test_short_tasks_run_on_the_thread_that_reads(source: Queue) -> None:
+    ran: SimpleQueue[tuple[int, int]] = SimpleQueue()
+    for number in range(50):
+        source.items.put(Do(lambda n=number: ran.put((n, threading.get_ident()))))  # type: ignore[misc]
+    got = [ran.get(timeout=PATIENCE) for _ in range(50)]
+    assert [number for number, _ in got] == list(range(50))
+    assert {thread for _, thread in got} <= set(source.readers)
+
+
+def test_a_task_that_blocks_holds_up_nobody(source: Queue) -> None:
+    release, done = threading.Event(), threading.Event()
+    source.items.put(Do(lambda: release.wait(PATIENCE)))
+    source.items.put(Do(done.set))
+    assert done.wait(PATIENCE)
+    release.set()
+
+
+def test_a_hundred_tasks_that_block_hold_up_nobody(source: Queue) -> None:
+    release, done = threading.Event(), threading.Event()
+    started: SimpleQueue[None] = SimpleQueue()
+
+    def block() -> None:
+        started.put(None)
+        release.wait(PATIENCE)
+
+    for lane in range(100):
+        source.items.put(Do(block, lane))
+    for _ in range(100):
+        started.get(timeout=PATIENCE)
+    source.items.put(Do(done.set))
+    assert done.wait(PATIENCE)
+    release.set()
+
+
+def test_tasks_of_one_lane_run_one_at_a_time_and_in_order(source: Queue) -> None:
+    release, other = threading.Event(), threading.Event()
+    ran: SimpleQueue[int] = SimpleQueue()
+    source.items.put(Do(lambda: release.wait(PATIENCE), "lane"))
+    for number in range(20):
+        source.items.put(Do(lambda n=number: ran.put(n), "lane"))  # type: ignore[misc]
+    source.items.put(Do(other.set, "another lane"))
+    assert other.wait(PATIENCE)
+    assert ran.empty()
+    release.set()
+    assert [ran.get(timeout=PATIENCE) for _ in range(20)] == list(range(20))
+
+
+def test_what_ran_away_from_the_reader_is_flushed(source: Queue) -> None:
+    release, other = threading.Event(), threading.Event()
+    first = Do(lambda: release.wait(PATIENCE), "lane")
+    second = Do(lambda: None, "lane")
+    last = threading.Event()
+    source.items.put(first)
+    source.items.put(second)
+    source.items.put(Do(other.set))
+    assert other.wait(PATIENCE)
+    source.items.put(Do(last.set, "lane"))
+    release.set()
+    assert last.wait(PATIENCE)
+    assert first.flushed == 1
+    assert second.flushed == 1
+
+
+def test_who_waits_for_an_answer_gives_the_role_away_and_runs_its_own_lane(
+    engine: Engine, source: Queue
+) -> None:
+    inbox: SimpleQueue[str] = SimpleQueue()
+    threads: dict[str, int] = {}
+    answers: SimpleQueue[str] = SimpleQueue()
+
+    def outer() -> None:
+        threads["outer"] = threading.get_ident()
+        answers.put(engine.wait(inbox, PATIENCE))
+
+    def nested() -> None:
+        threads["nested"] = threading.get_ident()
+        inner: SimpleQueue[str] = SimpleQueue()
+        source.items.put(Do(lambda: inner.put("inner"), "elsewhere"))
+        answers.put(engine.wait(inner, PATIENCE))
+        inbox.put("outer")
+
+    source.items.put(Do(outer, "lane"))
+    source.items.put(Do(nested, "lane"))
+    assert answers.get(timeout=PATIENCE) == "inner"
+    assert answers.get(timeout=PATIENCE) == "outer"
+    assert threads["outer"] == threads["nested"]
+    after = threading.Event()
+    source.items.put(Do(after.set, "lane"))
+    assert after.wait(PATIENCE)
+
+
+def test_a_task_that_arrives_for_a_lane_whose_wait_times_out_still_runs(
+    engine: Engine, source: Queue
+) -> None:
+    inbox: SimpleQueue[Any] = SimpleQueue()
+    ran, timed_out = threading.Event(), threading.Event()
+
+    def outer() -> None:
+        try:
+            engine.wait(inbox, 0.0)
+        except Empty:
+            timed_out.set()
+
+    source.items.put(Do(outer, "lane"))
+    source.items.put(Do(ran.set, "lane"))
+    assert timed_out.wait(PATIENCE)
+    assert ran.wait(PATIENCE)
+
+
+def test_wait_outside_of_a_task_is_a_plain_wait(engine: Engine) -> None:
+    inbox: SimpleQueue[int] = SimpleQueue()
+    inbox.put(1)
+    assert engine.wait(inbox, PATIENCE) == 1
+    with pytest.raises(Empty):
+        engine.wait(inbox, 0.0)
+
+
+def test_no_more_threads_than_allowed(caplog: pytest.LogCaptureFixture) -> None:
+    # Two threads: the reader of the work queue, and the one that reads from the source.
+    engine = Engine(max_threads=3)
+    engine.start()
+    source = Queue()
+    engine.add(source)
+    release, done = threading.Event(), threading.Event()
+    started: SimpleQueue[None] = SimpleQueue()
+    reported = threading.Event()
+
+    def block() -> None:
+        started.put(None)
+        release.wait(PATIENCE)
+
+    class Reported(Exception):
+        pass
+
+    import logging
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            reported.set()
+
+    handler = Handler()
+    logging.getLogger("pynode.dist.engine").addHandler(handler)
+    try:
+        source.items.put(Do(block, 1))
+        source.items.put(Do(block, 2))
+        source.items.put(Do(done.set, 3))
+        started.get(timeout=PATIENCE)
+        started.get(timeout=PATIENCE)
+        assert reported.wait(PATIENCE)
+        assert not done.is_set()
+        release.set()
+        assert done.wait(PATIENCE)
+    finally:
+        logging.getLogger("pynode.dist.engine").removeHandler(handler)
+        source.items.put(None)
+        engine.stop()
+
+
+def test_submitted_work_runs_beside_the_sources_and_survives_errors(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    release, done = threading.Event(), threading.Event()
+
+    def fail() -> None:
+        raise ValueError("on purpose")
+
+    engine.submit(fail)
+    engine.submit(lambda: release.wait(PATIENCE))
+    engine.submit(done.set)
+    assert done.wait(PATIENCE)
+    release.set()
+    assert "on purpose" in caplog.text
+
+
+def test_timers_fire_in_order_and_can_be_cancelled(engine: Engine) -> None:
+    fired: SimpleQueue[str] = SimpleQueue()
+    engine.after(0.02, lambda: fired.put("second"))
+    engine.after(0.01, lambda: fired.put("first"))
+    engine.after(0.0, lambda: fired.put("never")).cancel()
+    assert fired.get(timeout=PATIENCE) == "first"
+    assert fired.get(timeout=PATIENCE) == "second"
+
+
+def test_a_sleeping_sentinel_wakes_for_a_slow_task(engine: Engine, source: Queue) -> None:
+    for _ in range(5):
+        idle = threading.Event()
+        engine.after(0.1, idle.set)  # long enough for it to fall asleep
+        assert idle.wait(PATIENCE)
+        release, done = threading.Event(), threading.Event()
+        source.items.put(Do(lambda: release.wait(PATIENCE), 1))  # noqa: B023
+        source.items.put(Do(done.set, 2))
+        assert done.wait(PATIENCE)
+        release.set()
+
+
+class Interruptible(Do):
+    """Ends in `outcome`, with CallInterrupted if that is what happened."""
+
+    def __init__(self, function: Callable[[], Any], lane: Hashable | None = None) -> None:
+        super().__init__(function, lane)
+        self.outcome: SimpleQueue[Any] = SimpleQueue()
+
+    def run(self) -> None:
+        try:
+            self.outcome.put(self.interruptible(self.function))
+        except CallInterrupted as interrupted:
+            self.outcome.put(type(interrupted))
+
+
+def test_a_task_that_runs_is_interrupted(source: Queue) -> None:
+    started = threading.Event()
+
+    def spin() -> None:
+        started.set()
+        while True:
+            pass
+
+    task = Interruptible(spin)
+    source.items.put(task)
+    assert started.wait(PATIENCE)
+    task.interrupt()
+    assert task.outcome.get(timeout=PATIENCE) is CallInterrupted
+
+
+def test_a_task_that_waits_is_interrupted(engine: Engine, source: Queue) -> None:
+    waiting = threading.Event()
+
+    def wait() -> None:
+        waiting.set()
+        engine.wait(SimpleQueue(), None)
+
+    task = Interruptible(wait, "lane")
+    source.items.put(task)
+    assert waiting.wait(PATIENCE)
+    task.interrupt()
+    assert task.outcome.get(timeout=PATIENCE) is CallInterrupted
+    after = Interruptible(lambda: "free again", "lane")
+    source.items.put(after)
+    assert after.outcome.get(timeout=PATIENCE) == "free again"
+
+
+def test_a_task_is_interrupted_before_it_runs(source: Queue) -> None:
+    task = Interruptible(lambda: "ran")
+    task.interrupt()
+    source.items.put(task)
+    assert task.outcome.get(timeout=PATIENCE) is CallInterrupted
+
+
+def test_an_interrupt_comes_inside_the_task_or_not_at_all(source: Queue) -> None:
+    # Whatever the moment, nothing is raised in the thread afterwards.
+    for _ in range(2000):
+        task = Interruptible(lambda: sum(range(50)))
+        source.items.put(task)
+        task.interrupt()
+        assert task.outcome.get(timeout=PATIENCE) in (CallInterrupted, sum(range(50)))
+    assert len(set(source.readers)) <= 8
+
+
+def test_an_outer_and_an_inner_task_are_both_interrupted(engine: Engine, source: Queue) -> None:
+    inner_started = threading.Event()
+
+    def spin() -> None:
+        inner_started.set()
+        while True:
+            pass
+
+    outer = Interruptible(lambda: engine.wait(SimpleQueue(), None), "lane")
+    inner = Interruptible(spin, "lane")
+    source.items.put(outer)
+    source.items.put(inner)
+    assert inner_started.wait(PATIENCE)
+    tasks = engine.tasks("lane")
+    assert tasks == [outer, inner]
+    for task in tasks:
+        task.interrupt()
+    assert inner.outcome.get(timeout=PATIENCE) is CallInterrupted
+    assert outer.outcome.get(timeout=PATIENCE) is CallInterrupted
