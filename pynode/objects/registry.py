@@ -1,0 +1,504 @@
+"""The registry: which objects a node holds, for whom, and when they go.
+
+Theory of operation. There are three indexes: sessions by name, entries by the key of their
+reference, and owners, each with the sessions that it keeps alive. An owner is in the third exactly
+as long as it is monitored. Every operation changes them in one critical section, so that in any
+order of events each of these holds:
+
+- a session is there if and only if it has at least one owner;
+- an entry is there if and only if its session is;
+- a pid is monitored, once, if and only if it owns a session.
+
+What leaves is moved to a list, and that is unwound by a deferred function after the lock is
+released (see `unwind`). Nothing of the user's runs under the lock. No local variable of this
+module names an entry that leaves: it would be the last reference to the object, and a slow
+destructor would run on the thread of whoever made it leave.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pynode import config
+from pynode.errors import (
+    InvalidRequestError,
+    RefNotFoundError,
+    SessionFullError,
+    SessionMismatchError,
+)
+from pynode.objects.departed import (
+    EVICTED,
+    EXPIRED,
+    NODE_RESTARTED,
+    OWNER_DOWN,
+    RELEASED,
+    SESSION_RELEASED,
+    UNKNOWN,
+    Departed,
+    ref_not_found,
+    session_not_found,
+)
+from pynode.objects.guard import Guard
+from pynode.objects.origin import Origin
+from pynode.objects.session import Entry, Kind, Session
+from pynode.objects.settings import SessionSettings
+from pynode.objects.unwind import unwind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable
+
+    from pynode.terms import Pid, Reference
+
+_log = logging.getLogger(__name__)
+
+
+class Counts(NamedTuple):
+    """How much there is of everything."""
+
+    sessions: int
+    refs: int
+    owners: int
+
+
+class Registry:
+    """All sessions of one node. Every method may be called from any thread.
+
+    `new_reference` mints a reference of this node, unique within its incarnation.
+
+    `monitor` and `demonitor` are called under the registry's lock, in the order in which things
+    happen: `monitor` once for each pid that becomes an owner, `demonitor` once when it no longer
+    is one and lives on. They may only make a note to send something: they neither block nor call
+    the registry. When `monitor` raises, so does the operation, and nothing has changed;
+    `demonitor` does not raise. Whatever becomes of a monitored pid (DOWN, noproc, noconnection)
+    is reported with `owner_down`, afterwards, from any thread, but not while holding a lock that
+    `monitor` takes. A monitor that was taken back reports nothing, as with
+    `demonitor(Ref, [flush])`.
+
+    `defer` is given functions to be run soon, on another thread, in any order. They run
+    destructors and other code of the user's, and do not raise. `ended` is told about each session
+    that has ended and why, before its objects are unwound, so that calls which run in it can be
+    interrupted. Neither is called under the lock, and `defer` does not raise.
+
+    `defaults` are the settings of sessions that are opened without any. `clock` counts seconds,
+    `wall_clock` Unix seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        new_reference: Callable[[], Reference],
+        monitor: Callable[[Pid], None],
+        demonitor: Callable[[Pid], None],
+        defer: Callable[[Callable[[], None]], None],
+        ended: Callable[[Session, str], None] | None = None,
+        defaults: SessionSettings | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.defaults = defaults or SessionSettings()
+        self._origin = Origin(new_reference, clock, wall_clock)
+        self._monitor = monitor
+        self._demonitor = demonitor
+        self._defer = defer
+        self._on_ended = ended
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._guard = Guard()
+        self._sessions: dict[str, Session] = {}
+        self._entries: dict[int, Entry] = {}
+        # The sessions of each owner, in the order in which it joined them.
+        self._owners: dict[Pid, dict[Session, None]] = {}
+        self._implicit: dict[Pid, Session] = {}
+        # Sessions with a ttl_seconds: the only ones that `expire` looks at.
+        self._expiring: dict[Session, None] = {}
+        self._departed = Departed()
+        self._last_created = -math.inf
+
+    # --- sessions ---
+
+    def open_session(
+        self, session_id: str, owner: Pid, settings: SessionSettings | None = None
+    ) -> Session:
+        """Open a session, or join the living one of this name as a co-owner.
+
+        Who joins leaves the settings as they are. A session that has ended may be opened again:
+        it is a new one, and refs of the old one stay gone.
+        """
+        with self._guard:
+            session = self._sessions.get(session_id)
+            if session is None:
+                session = self._open(session_id, owner, settings or self.defaults)
+            else:
+                self._join(session, owner)
+        return session
+
+    def implicit_session(self, owner: Pid) -> Session | None:
+        """Return the owner's implicit session if it has one."""
+        return self._implicit.get(owner)
+
+    def ensure_implicit(self, owner: Pid) -> Session:
+        """Return the owner's implicit session; it is opened if there is none."""
+        with self._guard:
+            session = self._implicit.get(owner)
+            if session is None:
+                session = self._open(self._implicit_id(owner), owner, self.defaults)
+                session.lane = owner
+                self._implicit[owner] = session
+        return session
+
+    def find(self, session_id: str) -> Session | None:
+        """Return the living session of this name if there is one."""
+        return self._sessions.get(session_id)
+
+    def session(self, session_id: str) -> Session:
+        """Return the living session of this name, or raise SessionNotFoundError with the reason."""
+        session = self._sessions.get(session_id)
+        if session is None:
+            with self._guard:
+                reason = self._departed.why_session(session_id)
+            raise session_not_found(session_id, reason)
+        return session
+
+    def give_session(self, session_id: str, giver: Pid, receiver: Pid) -> None:
+        """Make `receiver` an owner in the place of `giver`, as `ets:give_away/3` does.
+
+        A receiver that is an owner already stays one. A giver whose implicit session it was gets
+        a new one with its next object. Raises SessionNotFoundError, and InvalidRequestError when
+        `giver` is no owner.
+        """
+        with self._guard:
+            session = self._sessions.get(session_id)
+            reason = UNKNOWN if session else self._departed.why_session(session_id)
+            is_owner = session is not None and giver in session.owners
+            if session is not None and is_owner and giver != receiver:
+                self._join(session, receiver)
+                self._part(session, giver)
+        if session is None:
+            raise session_not_found(session_id, reason)
+        if not is_owner:
+            raise InvalidRequestError(
+                f"{giver} cannot give session {session_id} away because it is not an owner of it: "
+                "name one of its owners as the giver.",
+                reason="not_owner",
+            )
+
+    def release_session(self, session_id: str, reason: str = SESSION_RELEASED) -> int:
+        """End a session for all its owners; return how many refs ended with it.
+
+        That is 0 also when there is no such session.
+        """
+        with self._guard:
+            session = self._sessions.get(session_id)
+            leaving = self._end(session, reason) if session else []
+        # `leaving` is emptied on another thread from here on.
+        count = len(leaving)
+        if session is not None:
+            self._farewell(session, reason, leaving)
+        return count
+
+    def owner_down(self, pid: Pid) -> None:
+        """Note that an owner is gone, and end the sessions whose last owner it was.
+
+        Its monitor is taken to be gone as well. An unknown pid is ignored, also one that was
+        reported before.
+        """
+        ended: list[tuple[Session, list[Entry]]] = []
+        with self._guard:
+            for session in self._owners.pop(pid, ()):
+                self._disown(session, pid)
+                if not session.owners:
+                    ended.append((session, self._end(session, OWNER_DOWN)))
+        for session, leaving in ended:
+            self._farewell(session, OWNER_DOWN, leaving)
+
+    # --- refs ---
+
+    def add(self, session: Session, obj: Any, kind: Kind = "ref") -> Entry:
+        """Put an object into a session and return its entry, whose `reference` stands for it.
+
+        Raises SessionNotFoundError when the session has ended, SessionFullError when it is full
+        and was opened with on_full="error". With "evict" the least recently used ref leaves.
+        Exceptions do not count here: of those a session keeps the EXCEPTIONS_PER_SESSION that
+        were used last.
+        """
+        key = self._origin.mint()
+        leaving: list[Entry] = []
+        entry = None
+        with self._guard:
+            if session.ended is None:
+                usage = session.usage(kind)
+                limit = config.EXCEPTIONS_PER_SESSION if kind == "exception" else session.max_refs
+                full = 0 < limit <= usage.count
+                if not full or kind == "exception" or session.on_full == "evict":
+                    if full and usage.oldest is not None:
+                        leaving.append(self._take(usage.oldest.key, EVICTED))
+                    entry = Entry(obj, session, key, kind, self._creation_time())
+                    self._entries[key] = entry
+                    usage.append(entry)
+                    session.used = entry.created
+        self._unwind_later(leaving)
+        if entry is not None:
+            return entry
+        if session.ended is not None:
+            raise session_not_found(session.id, session.ended)
+        raise SessionFullError(
+            f"Session {session.id} holds {session.max_refs} refs, which is its max_refs: release "
+            "refs that are no longer needed, or open the session with a greater max_refs.",
+            session_id=session.id,
+            max_refs=session.max_refs,
+        )
+
+    def resolve(self, reference: Reference, *, session_id: str | None = None) -> Entry:
+        """Return the entry that a reference stands for, and count it as used now.
+
+        With a `session_id` it must be in that session, or SessionMismatchError is raised. Raises
+        RefNotFoundError with the reason when it is not there.
+        """
+        key = self._origin.key(reference)
+        home = None
+        if key is not None:
+            with self._guard:
+                entry = self._entries.get(key)
+                if entry is not None:
+                    home = entry.session.id
+                    if session_id is None or session_id == home:
+                        self._use(entry)
+                        return entry
+                    # The error's traceback must not keep the object.
+                    entry = None
+        if home is None or session_id is None:
+            raise self._not_found(reference, key)
+        raise _mismatch(reference, home, session_id)
+
+    def session_of(self, reference: Reference) -> Session | None:
+        """Return the session that a reference's entry is in, if it is there; counts as no use."""
+        key = self._origin.key(reference)
+        entry = None if key is None else self._entries.get(key)
+        return None if entry is None else entry.session
+
+    def touch(self, entry: Entry) -> None:
+        """Count an entry as used now, as after a call that took long; one that left stays gone."""
+        with self._guard:
+            if entry.key in self._entries:
+                self._use(entry)
+
+    def release(self, *references: Reference, session_id: str | None = None) -> int:
+        """Let go of these objects; return how many of them were there.
+
+        With a `session_id`, when any of them is in another session, SessionMismatchError is
+        raised and none is released.
+        """
+        keys = [key for key in map(self._origin.key, references) if key is not None]
+        leaving: list[Entry] = []
+        with self._guard:
+            stranger = None if session_id is None else self._first_elsewhere(keys, session_id)
+            if stranger is None:
+                leaving += [self._take(key, RELEASED) for key in keys if key in self._entries]
+        if stranger is not None and session_id is not None:
+            key, home = stranger
+            raise _mismatch(self._origin.reference(key), home, session_id)
+        count = len(leaving)
+        self._unwind_later(leaving)
+        return count
+
+    def discard(self, entries: Collection[Entry]) -> None:
+        """Take back entries whose references nobody was given, as if they had not been added.
+
+        The refs that were evicted to make room for them do not come back.
+        """
+        with self._guard:
+            keys = [entry.key for entry in entries if entry.key in self._entries]
+            leaving = [self._take(key, None) for key in keys]
+        self._unwind_later(leaving)
+
+    def expire(self) -> int:
+        """Let go of what was not used for its session's ttl_seconds; return how many refs it was.
+
+        Nothing expires in a session while it runs a call.
+        """
+        expired: list[list[Entry]] = []
+        with self._guard:
+            now = self._clock()
+            for session in self._expiring:
+                if not session.running:
+                    overdue = session.overdue(now)
+                    expired.append([self._take(key, EXPIRED) for key in overdue])
+        count = sum(map(len, expired))
+        for leaving in expired:
+            self._unwind_later(leaving)
+        return count
+
+    def next_expiry(self) -> float | None:
+        """Return in how many seconds the next ref may expire; None when none will.
+
+        Refs that are made from now on may expire sooner, if their session's ttl_seconds says so.
+        """
+        with self._guard:
+            now = self._clock()
+            due = [
+                (now if session.running else used) + session.ttl_seconds
+                for session in self._expiring
+                if (used := session.least_recent_use()) is not None
+            ]
+        return max(0.0, min(due) - now) if due else None
+
+    # --- what there is ---
+
+    def sessions(self) -> list[Session]:
+        """Return the living sessions, in the order in which they were opened."""
+        with self._guard:
+            return list(self._sessions.values())
+
+    def refs(self, session_id: str) -> list[Entry]:
+        """Return the entries of a session, newest last, or raise SessionNotFoundError.
+
+        Whoever keeps an entry keeps its object.
+        """
+        session = self.session(session_id)
+        with self._guard:
+            entries = [*session.objects, *session.exceptions]
+        return sorted(entries, key=_created)
+
+    def owners(self) -> list[Pid]:
+        """Return the owners of all sessions, which are the pids that are monitored."""
+        with self._guard:
+            return list(self._owners)
+
+    def counts(self) -> Counts:
+        """Return how many sessions, refs and owners there are."""
+        with self._guard:
+            return Counts(len(self._sessions), len(self._entries), len(self._owners))
+
+    # --- under the lock ---
+
+    def _open(self, session_id: str, owner: Pid, settings: SessionSettings) -> Session:
+        session = Session(session_id, settings, self._origin, self._clock())
+        self._join(session, owner)
+        self._sessions[session_id] = session
+        if session.ttl_seconds:
+            self._expiring[session] = None
+        return session
+
+    def _join(self, session: Session, owner: Pid) -> None:
+        if owner in session.owners:
+            return
+        sessions = self._owners.get(owner)
+        if sessions is None:
+            # First, because it may raise.
+            self._monitor(owner)
+            sessions = self._owners[owner] = {}
+        sessions[session] = None
+        session.owners[owner] = None
+
+    def _part(self, session: Session, owner: Pid) -> None:
+        """Undo `_join`."""
+        self._disown(session, owner)
+        sessions = self._owners[owner]
+        del sessions[session]
+        if not sessions:
+            del self._owners[owner]
+            self._demonitor(owner)
+
+    def _disown(self, session: Session, owner: Pid) -> None:
+        del session.owners[owner]
+        if self._implicit.get(owner) is session:
+            del self._implicit[owner]
+
+    def _end(self, session: Session, reason: str) -> list[Entry]:
+        """Take a session out of all indexes and return what was in it."""
+        session.ended = reason
+        del self._sessions[session.id]
+        self._expiring.pop(session, None)
+        for owner in list(session.owners):
+            self._part(session, owner)
+        leaving = session.objects.drain() + session.exceptions.drain()
+        leaving.sort(key=_created, reverse=True)
+        keys = [entry.key for entry in leaving]
+        for key in keys:
+            del self._entries[key]
+        self._departed.add_session(session.id, reason, keys)
+        return leaving
+
+    def _take(self, key: int, reason: str | None) -> Entry:
+        """Take one entry out of the registry; without a reason it is not remembered."""
+        entry = self._entries.pop(key)
+        session = entry.session
+        session.usage(entry.kind).remove(entry)
+        if reason is not None:
+            self._departed.add_ref(key, session.id, reason)
+        return entry
+
+    def _use(self, entry: Entry) -> None:
+        session = entry.session
+        entry.used = session.used = self._clock()
+        session.usage(entry.kind).touch(entry)
+
+    def _first_elsewhere(self, keys: Iterable[int], session_id: str) -> tuple[int, str] | None:
+        """Return the first of these entries that is in another session, and which one it is."""
+        for key in keys:
+            entry = self._entries.get(key)
+            if entry is not None and entry.session.id != session_id:
+                return key, entry.session.id
+        return None
+
+    def _creation_time(self) -> float:
+        """Return the time, or a little later: entries are sorted by it, so none has another's."""
+        now = self._clock()
+        if now <= self._last_created:
+            now = math.nextafter(self._last_created, math.inf)
+        self._last_created = now
+        return now
+
+    def _implicit_id(self, owner: Pid) -> str:
+        milliseconds = int(self._wall_clock() * 1000)
+        while True:
+            # The name tells neither the owner's node nor its incarnation, so it may be taken.
+            session_id = f"auto_{owner}_{milliseconds}"
+            if session_id not in self._sessions and not self._departed.knows_session(session_id):
+                return session_id
+            milliseconds += 1
+
+    # --- without the lock ---
+
+    def _farewell(self, session: Session, reason: str, leaving: list[Entry]) -> None:
+        """Do what is left to do for a session that has ended."""
+        if self._on_ended is not None:
+            try:
+                self._on_ended(session, reason)
+            except Exception:  # noqa: BLE001
+                # The objects, and other sessions that ended with this one, still have to go.
+                _log.exception("The end of session %s was not taken notice of", session.id)
+        self._unwind_later(leaving)
+
+    def _unwind_later(self, leaving: list[Entry]) -> None:
+        if leaving:
+            self._defer(partial(unwind, leaving))
+
+    def _not_found(self, reference: Reference, key: int | None) -> RefNotFoundError:
+        session_id = None
+        if key is not None:
+            with self._guard:
+                session_id, reason = self._departed.why_ref(key)
+        elif self._origin.is_former(reference):
+            reason = NODE_RESTARTED
+        else:
+            reason = UNKNOWN
+        return ref_not_found(reference, session_id, reason)
+
+
+def _mismatch(reference: Reference, home: str, session_id: str) -> SessionMismatchError:
+    return SessionMismatchError(
+        f"The ref belongs to session {home} and was used under session {session_id}: use it under "
+        "its own session or without naming one.",
+        expected_session=home,
+        actual_session=session_id,
+        ref_id=reference,
+    )
+
+
+def _created(entry: Entry) -> float:
+    return entry.created
