@@ -1,0 +1,40 @@
+"""The protocol of `gen.erl`: how a GenServer is called and how it answers.
+
+A call is the message ``{'$gen_call', {Pid, Tag}, Request}``, its answer ``{Tag, Reply}``. What the
+tag looks like is the caller's business, but for one thing: if it holds an alias, the answer goes
+there, and an answer that comes too late then finds nobody.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pynode.protocol.control import AliasSend, ControlMessage, SendSender
+from pynode.terms import Atom, ImproperList, Pid, Reference
+
+CALL = Atom("$gen_call")
+CAST = Atom("$gen_cast")
+
+_ALIAS = (Atom("alias"),)
+
+
+def tag_of(alias: Reference) -> ImproperList:
+    """Return the tag of a call whose answer goes to `alias`: ``[alias | Reference]``."""
+    return ImproperList(_ALIAS, alias)
+
+
+def alias_of(tag: Any) -> Reference | None:
+    """Return the alias in a tag, ``[alias | Reference]`` or ``[[alias | Reference] | _]``."""
+    if type(tag) is list and tag:
+        tag = tag[0]
+    elif type(tag) is ImproperList and type(tag.elements[0]) is ImproperList:
+        tag = tag.elements[0]
+    if type(tag) is ImproperList and tag.elements == _ALIAS and type(tag.tail) is Reference:
+        return tag.tail
+    return None
+
+
+def reply_to(sender: Pid, caller: Pid, tag: Any) -> ControlMessage:
+    """Return the control message that an answer goes with (`gen:reply/2`)."""
+    alias = alias_of(tag)
+    return SendSender(sender, caller) if alias is None else AliasSend(sender, alias)

@@ -1,0 +1,113 @@
+"""Finding what a request names: a module, a function in it, and the arguments for it."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterable, Mapping
+from reprlib import repr  # noqa: A004 (what is shown in errors must stay short)
+from types import ModuleType
+from typing import Any
+
+from pynode.errors import InvalidRequestError, NotAllowedError
+
+
+class Modules:
+    """The modules that may be called: all of them, or those in `allow` with their submodules."""
+
+    def __init__(self, allow: Iterable[str] | None = None) -> None:
+        self._allow = None if allow is None else frozenset(allow)
+        self._imported: dict[str, ModuleType] = {}
+
+    def check(self, name: str) -> None:
+        """Raise NotAllowedError unless module `name` may be used."""
+        if self._allow is None:
+            return
+        parts = name.split(".")
+        if not any(".".join(parts[:n]) in self._allow for n in range(1, len(parts) + 1)):
+            raise NotAllowedError(
+                f"Module {name} may not be called on this node: "
+                f"start the node with --allow {name} if it should be.",
+                module=name,
+            )
+
+    def find(self, module: Any, path: Any) -> Any:
+        """Return the attribute `path`, which may be dotted, of `module`, importing it if need be.
+
+        Raises NotAllowedError, InvalidRequestError, and whatever the import and the attributes
+        raise: ImportError, AttributeError and others.
+        """
+        name = text(module, "module")
+        value: Any = self._imported.get(name)
+        if value is None:
+            self.check(name)
+            value = self._import(name)
+        return self.attribute(value, path)
+
+    def call(self, module: Any, path: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        """Call the function `path` of `module`. Raises what `find` and the function raise."""
+        return self.find(module, path)(*args, **kwargs)
+
+    def method(self, target: Any, path: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        """Call the method `path` of `target`. Raises what `attribute` and the method raise."""
+        return self.attribute(target, path)(*args, **kwargs)
+
+    def attribute(self, value: Any, path: Any) -> Any:
+        """Return the attribute `path`, which may be dotted, of `value`.
+
+        Modules on the way must be allowed, too. Raises NotAllowedError, InvalidRequestError,
+        AttributeError and whatever else getting an attribute may raise.
+        """
+        for part in text(path, "attribute").split("."):
+            value = getattr(value, part)
+            if self._allow is not None and isinstance(value, ModuleType):
+                self.check(value.__name__)
+        return value
+
+    def _import(self, name: str) -> ModuleType:
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is not None and (name + ".").startswith(error.name + "."):
+                error.add_note(
+                    f"Check the spelling of {name}, or install it for the Python of this node: "
+                    f"{sys.executable}"
+                )
+            raise
+        # Only what is imported completely gets here, even if other threads import it as well.
+        self._imported[name] = module
+        return module
+
+
+def text(value: Any, what: str) -> str:
+    """Return a name given as a binary or an atom. Raises InvalidRequestError."""
+    if isinstance(value, str) and value:
+        return str(value)
+    if value is None or isinstance(value, bool):
+        return {None: "nil", True: "true", False: "false"}[value]
+    raise InvalidRequestError(
+        f"The {what} is {repr(value)}: give its name as a binary or an atom.", reason="invalid_name"
+    )
+
+
+def arguments(args: Any, kwargs: Any) -> tuple[list[Any], dict[str, Any]]:
+    """Return positional and keyword arguments. Raises InvalidRequestError."""
+    if type(args) is not list:
+        raise InvalidRequestError(
+            f"The arguments are a {type(args).__name__}: give them as a list.",
+            reason="invalid_args",
+        )
+    if not kwargs:
+        return args, {}
+    pairs = kwargs.items() if isinstance(kwargs, Mapping) else kwargs
+    try:
+        named = {text(name, "keyword"): value for name, value in pairs}
+    except (TypeError, ValueError):
+        named = None
+    if named is None or len(named) != len(kwargs):
+        raise InvalidRequestError(
+            f"The keyword arguments are {repr(kwargs)}: give them as a map or a keyword list with "
+            "each name once.",
+            reason="invalid_kwargs",
+        )
+    return args, named

@@ -1,0 +1,532 @@
+"""A node of a BEAM cluster: a name, a creation, connections, and what can be reached by them.
+
+`Node` is what a Python developer starts. It ties the connection table to the local
+*destinations* (what has a pid and takes messages), and keeps the monitors of both directions:
+those that peers have on our destinations live with their connection, those that we have on
+their processes are in `Node._monitors`, and a lost connection fires the latter with
+``noconnection``.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+from abc import ABC, abstractmethod
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Self, TypeVar
+
+from pynode import config, etf, gen
+from pynode.cookie import find_cookie
+from pynode.dist.engine import Engine
+from pynode.dist.epmd import EpmdClient, EpmdServer, Registration
+from pynode.dist.table import ConnectionTable
+from pynode.errors import (
+    CallTimeoutError,
+    EpmdError,
+    EpmdUnavailableError,
+    ExitError,
+    NodeUnavailableError,
+)
+from pynode.protocol import control as cm
+from pynode.protocol.flags import DEFAULT, DFlag
+from pynode.protocol.names import is_node_name
+from pynode.terms import Atom, Fun, Pid, Reference
+from pynode.values import from_struct, no_objects
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pynode.dist.connection import Connection
+    from pynode.dist.task import Task
+    from pynode.protocol.channel import Message
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_MONITOR = Atom("monitor")
+_NOPROC = Atom("noproc")
+_NOCONNECTION = Atom("noconnection")
+_NOTSUP = Atom("notsup")
+_ERPC = (Atom("erpc"), Atom("execute_call"), 4)
+
+#: Seconds between attempts to register again with an EPMD that has gone.
+_EPMD_RETRY = 1.0
+
+#: A process to send to: its pid, or its registered name and its node's name.
+Address = Pid | tuple[str, str]
+
+
+class Destination(ABC):
+    """What has a pid on this node and takes messages; see `Node.add`."""
+
+    pid: Pid
+
+    @abstractmethod
+    def deliver(self, connection: Connection, payload: bytes) -> Task | None:
+        """Take a message, still encoded; return what is to be run for it, if anything.
+
+        Called by the thread that reads from `connection`: it must be quick and never block.
+        Raises DecodeError for a payload that is no term, which ends the connection.
+        """
+
+    def demonitored(self, reference: Reference) -> None:  # noqa: B027 (most do not care)
+        """A remote process has removed the monitor `reference` that it had on this one."""
+
+
+class _Monitor(NamedTuple):
+    connection: Connection
+    reference: Reference
+    target: Pid | Atom
+    callback: Callable[[Any], None]
+
+
+class RemoteFun(Fun):
+    """A function of another node: called like any other, it runs there and its value comes back.
+
+    Raises NodeUnavailableError, ExitError and CallTimeoutError as `Node.erpc` does.
+    """
+
+    _here: Node
+
+    def __call__(self, *args: Any) -> Any:
+        """Call the function with `args`."""
+        return self._here.erpc(self.pid.node, "erlang", "apply", [self, list(args)])
+
+
+def _shielded(method: Callable[P, T]) -> Callable[P, T]:
+    """Keep a call from Elixir that uses this method from being interrupted half-way through it."""
+
+    @functools.wraps(method)
+    def shielded(*args: P.args, **kwargs: P.kwargs) -> T:
+        node: Any = args[0]
+        with node.engine.shield():
+            return method(*args, **kwargs)
+
+    return shielded
+
+
+class Node:
+    """A node, from `start` to `stop`; also a context manager.
+
+    `name` is ``name@host``. `cookie` is found by `find_cookie` unless it is given. The node
+    listens on `listen` at `port` (0: any free one). It is hidden, as C-nodes are, unless it is
+    `published`. With `epmd` off, it neither registers with EPMD nor asks it for others.
+
+    Raises ValueError for a name that is none, and CookieError.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        cookie: str | None = None,
+        listen: str = "127.0.0.1",
+        port: int = 0,
+        published: bool = False,
+        net_ticktime: float = config.NET_TICKTIME,
+        max_threads: int = config.MAX_THREADS,
+    ) -> None:
+        if not is_node_name(name):
+            raise ValueError(f"{name!r} is no node name: use the form name@host.")
+        self.name = Atom(name)
+        self.creation = 0
+        self.engine = Engine(max_threads=max_threads)
+        self._alive, _, self._host = name.partition("@")
+        self._address, self._port = listen, port
+        self._published = published
+        self._table = ConnectionTable(
+            name=self.name,
+            cookie=find_cookie(value=cookie),
+            flags=DEFAULT | DFlag.PUBLISHED if published else DEFAULT,
+            engine=self.engine,
+            resolve=self._resolve,
+            up=self._up,
+            down=self._down,
+            deliver=self._deliver,
+            net_ticktime=net_ticktime,
+        )
+        self._numbers = itertools.count(1)
+        self._ids = itertools.count(1)
+        self._epmd_server: EpmdServer | None = None
+        self._registration: Registration | None = None
+        self._destinations: dict[Pid, Destination] = {}
+        self._names: dict[str, Destination] = {}
+        self._monitors: dict[Reference, _Monitor] = {}
+        #: Who waits for an answer to the request that this reference stands for.
+        self._inboxes: dict[Reference, SimpleQueue[Any]] = {}
+        self._stopping = False
+
+    # --- life
+
+    def start(self) -> None:
+        """Listen, register with EPMD (or be one, where there is none), and accept peers.
+
+        Raises NameTakenError, other EpmdErrors, and OSError when the port is not free.
+        """
+        self._port = self._table.listen(self._address, self._port)
+        self.engine.start()
+        try:
+            self.creation = self._register()
+        except BaseException:
+            self.stop()
+            raise
+        self._self = self.new_pid()
+        self._table.start(self.creation)
+
+    def stop(self) -> None:
+        """Close all connections and free the name. Peers see ``nodedown``."""
+        self._stopping = True
+        if self._registration is not None:
+            self._registration.close()
+        self._table.stop()
+        if self._epmd_server is not None:
+            self._epmd_server.close()
+        self.engine.stop()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        return f"<Node {self.name}>"
+
+    def _register(self) -> int:
+        client = EpmdClient()
+        try:
+            registration = self._register_with(client)
+        except EpmdUnavailableError:
+            # No Erlang on this machine, or none that runs: be the port mapper ourselves.
+            self._epmd_server = EpmdServer.start_or_none()
+            registration = self._register_with(client)
+        self._registration = registration
+        return registration.creation
+
+    def _register_with(self, client: EpmdClient) -> Registration:
+        return client.register(
+            self._alive, self._port, hidden=not self._published, on_lost=self._epmd_gone
+        )
+
+    def _epmd_gone(self) -> None:
+        if not self._stopping:
+            self.engine.submit(self._register_again)
+
+    def _register_again(self) -> None:
+        if self._stopping:
+            return
+        try:
+            self._register()
+            log.info("%s is registered with EPMD again", self.name)
+        except EpmdError as error:
+            log.debug("%s", error)
+            self.engine.after(_EPMD_RETRY, lambda: self.engine.submit(self._register_again))
+
+    def _resolve(self, peer: str) -> tuple[str, int]:
+        alive, _, host = peer.partition("@")
+        try:
+            port = EpmdClient(host).lookup(alive)
+        except EpmdError as error:
+            raise NodeUnavailableError(str(error), node=peer) from error
+        if port is None:
+            raise NodeUnavailableError(
+                f"No node {alive} is registered at {host}: start it, or check the spelling.",
+                node=peer,
+            )
+        return host, port
+
+    # --- what others can reach
+
+    def new_pid(self) -> Pid:
+        """Return a pid that this node has not used before."""
+        number = next(self._ids)
+        return Pid(self.name, number & 0xFFFFFFF, number >> 28, self.creation)
+
+    def new_reference(self) -> Reference:
+        """Return a reference that this node has not used before."""
+        number = next(self._numbers)
+        # A BEAM takes the first word for 18 bits wide.
+        words = (number & 0x3FFFF, number >> 18 & 0xFFFFFFFF, number >> 50 & 0xFFFFFFFF)
+        return Reference(self.name, self.creation, words)
+
+    def add(self, destination: Destination, *, name: str | None = None) -> None:
+        """Let `destination` be reached by its pid, and by `name` if there is one."""
+        if name is not None and name in self._names:
+            raise ValueError(f"{name!r} is registered already: choose another name.")
+        self._destinations[destination.pid] = destination
+        if name is not None:
+            self._names[name] = destination
+
+    # --- connections
+
+    @_shielded
+    def connect(self, peer: str) -> Connection:
+        """Return the connection with node `peer`, made now if need be.
+
+        Raises NodeUnavailableError.
+        """
+        if self._stopping:
+            raise NodeUnavailableError(f"{self.name} is stopping; start it again.", node=peer)
+        return self._table.connect(peer)
+
+    def connection(self, peer: str) -> Connection | None:
+        """Return the connection with node `peer`, None if there is none."""
+        return self._table.get(peer)
+
+    def nodes(self) -> list[Atom]:
+        """Return the names of the nodes that this one is connected with."""
+        return [connection.peer for connection in self._table.connections()]
+
+    def _up(self, connection: Connection) -> None:
+        log.info("%s is connected", connection.peer)
+
+    def _down(self, connection: Connection, reason: str) -> None:
+        log.info("%s is no longer connected: %s", connection.peer, reason)
+        for reference, monitor in list(self._monitors.items()):
+            if monitor.connection is connection and self._forget(reference):
+                monitor.callback(_NOCONNECTION)
+
+    # --- signals from here to there
+
+    @_shielded
+    def send(self, to: Address, term: Any) -> None:
+        """Send a message, as `erlang:send/2` does; connects if need be.
+
+        Raises EncodeError, and NodeUnavailableError where Erlang would be silent.
+        """
+        payload = encode(term)
+        if isinstance(to, Pid):
+            connection = self.connect(to.node)
+            connection.send(cm.SendSender(self._self, to), payload)
+        else:
+            name, peer = to
+            connection = self.connect(peer)
+            connection.send(cm.RegSend(self._self, Atom(name)), payload)
+        connection.throttle()
+
+    @_shielded
+    def monitor(self, to: Address, callback: Callable[[Any], None]) -> Reference:
+        """Monitor a process: `callback(reason)` is called once, when it is ``DOWN``.
+
+        The reason is an Erlang term: what the process exited with, ``noproc`` if there is no
+        such process, ``noconnection`` if its node is lost. The callback comes on the thread
+        that reads from the node and must not block. Raises NodeUnavailableError.
+        """
+        target: Pid | Atom
+        if isinstance(to, Pid):
+            peer, target = str(to.node), to
+        else:
+            peer, target = to[1], Atom(to[0])
+        connection = self.connect(peer)
+        reference = self.new_reference()
+        self._monitors[reference] = _Monitor(connection, reference, target, callback)
+        connection.send(cm.MonitorP(self._self, target, reference))
+        if connection.ended is not None and self._forget(reference):
+            # Lost in between, and `_down` may not have seen it. The caller may hold a lock that
+            # the callback takes.
+            self.engine.submit(functools.partial(callback, _NOCONNECTION))
+        return reference
+
+    def _forget(self, reference: Reference) -> bool:
+        return self._monitors.pop(reference, None) is not None
+
+    @_shielded
+    def demonitor(self, reference: Reference) -> bool:
+        """Remove a monitor; False if it had fired already."""
+        monitor = self._monitors.pop(reference, None)
+        if monitor is None:
+            return False
+        monitor.connection.send(cm.DemonitorP(self._self, monitor.target, reference))
+        return True
+
+    @_shielded
+    def call(
+        self, to: Address, request: Any, *, timeout: float | None = config.CALL_TIMEOUT
+    ) -> Any:
+        """Call a GenServer and return its reply (`gen_server:call/3`). `timeout` in seconds.
+
+        Raises CallTimeoutError, ExitError with the reason if the process exits before it has
+        answered or does not exist, NodeUnavailableError, EncodeError.
+        """
+        inbox: SimpleQueue[Any] = SimpleQueue()
+        reference = self.monitor(to, lambda reason: inbox.put((False, reason)))
+        self._inboxes[reference] = inbox
+        try:
+            # The alias in the tag makes the other side answer to this reference, so an answer
+            # that comes too late finds nobody and is dropped (gen.erl, do_call).
+            self.send(to, (gen.CALL, (self._self, gen.tag_of(reference)), request))
+            answered, answer = self._wait(inbox, to, timeout)
+        finally:
+            self._inboxes.pop(reference, None)
+            self.demonitor(reference)
+        if answered:
+            return answer[1]
+        raise ExitError(f"{_show(to)} did not answer, it exited: {answer}", reason=answer)
+
+    @_shielded
+    def erpc(
+        self,
+        peer: str,
+        module: str,
+        function: str,
+        args: list[Any],
+        *,
+        timeout: float | None = config.CALL_TIMEOUT,
+    ) -> Any:
+        """Call a function on a BEAM node and return its value (`erpc:call/5`).
+
+        Raises ExitError with Erlang's reason if the function raises, throws or exits,
+        CallTimeoutError, NodeUnavailableError, EncodeError.
+        """
+        inbox: SimpleQueue[Any] = SimpleQueue()
+        result, request = self.new_reference(), self.new_reference()
+        mfa = (result, Atom(module), Atom(function), args)
+        payload = encode(list(mfa))
+        connection = self.connect(peer)
+        self._monitors[request] = _Monitor(
+            connection, request, self._self, lambda reason: inbox.put((False, reason))
+        )
+        self._inboxes[request] = inbox
+        try:
+            connection.send(
+                cm.SpawnRequest(request, self._self, self._self, _ERPC, [_MONITOR]), payload
+            )
+            connection.throttle()
+            _, reason = self._wait(inbox, (f"{module}:{function}/{len(args)}", peer), timeout)
+        finally:
+            self._inboxes.pop(request, None)
+            self.demonitor(request)
+        match reason:
+            case (tag, Atom("return"), value) if tag == result:
+                return value
+            case (tag, *details) if tag == result:
+                reason = tuple(details)
+        raise ExitError(
+            f"{module}:{function}/{len(args)} failed on {peer}: {reason}", reason=reason
+        )
+
+    def ping(self, peer: str, *, timeout: float = config.CALL_TIMEOUT) -> bool:
+        """Whether `peer` answers (`net_adm:ping/1`). Raises NodeUnavailableError and others."""
+        answer = self.call(("net_kernel", peer), (Atom("is_auth"), self.name), timeout=timeout)
+        return bool(answer == "yes")
+
+    def _wait(self, inbox: SimpleQueue[Any], to: Address, timeout: float | None) -> Any:
+        try:
+            return self.engine.wait(inbox, timeout)
+        except Empty:
+            raise CallTimeoutError(
+                f"{_show(to)} did not answer within {timeout:g} seconds: "
+                "give it more with timeout=."
+            ) from None
+
+    # --- signals from there to here
+
+    def decode(self, payload: bytes) -> Any:
+        """Return the Python value of an encoded message. Raises DecodeError."""
+        return etf.decode_at(payload, 0, struct=from_struct, fun=self.callable)[0]
+
+    def callable(self, fun: Fun) -> RemoteFun:
+        """Return `fun` as something that can be called from here."""
+        bound = RemoteFun(**vars(fun))
+        object.__setattr__(bound, "_here", self)
+        return bound
+
+    def _deliver(self, connection: Connection, message: Message) -> Task | None:
+        handler = _HANDLERS.get(type(message.control))
+        if handler is None:
+            log.debug("%s from %s is not for us", message.control, connection.peer)
+            return None
+        return handler(self, connection, message.control, message.payload)
+
+    def _find(self, to: Pid | Atom) -> Destination | None:
+        return self._destinations.get(to) if isinstance(to, Pid) else self._names.get(to)
+
+    def _on_reg_send(self, connection: Connection, m: Any, payload: Any) -> Task | None:
+        destination = self._names.get(m.to_name)
+        return None if destination is None else destination.deliver(connection, payload)
+
+    def _on_send(self, connection: Connection, m: Any, payload: Any) -> Task | None:
+        destination = self._destinations.get(m.to_pid)
+        return None if destination is None else destination.deliver(connection, payload)
+
+    def _on_alias_send(self, _connection: Connection, m: Any, payload: Any) -> None:
+        inbox = self._inboxes.get(m.alias)
+        if inbox is not None:
+            inbox.put((True, self.decode(payload)))
+
+    def _on_monitor(self, connection: Connection, m: Any, _payload: Any) -> None:
+        destination = self._find(m.to_proc)
+        if destination is None:
+            connection.post(
+                connection.encode(cm.MonitorPExit(m.to_proc, m.from_pid, m.ref, _NOPROC))
+            )
+        else:
+            connection.monitors[m.ref] = (m.from_pid, destination)
+
+    def _on_demonitor(self, connection: Connection, m: Any, _payload: Any) -> None:
+        monitor = connection.monitors.pop(m.ref, None)
+        if monitor is not None:
+            monitor[1].demonitored(m.ref)
+
+    def _on_monitor_exit(self, _connection: Connection, m: Any, payload: Any) -> None:
+        monitor = self._monitors.pop(m.ref, None)
+        if monitor is not None:
+            monitor.callback(m.reason if payload is None else self.decode(payload))
+
+    def _on_link(self, connection: Connection, m: Any, _payload: Any) -> None:
+        if m.to_pid not in self._destinations:
+            connection.post(
+                connection.encode(cm.PayloadExit(m.to_pid, m.from_pid), encode(_NOPROC))
+            )
+
+    def _on_unlink(self, connection: Connection, m: Any, _payload: Any) -> None:
+        connection.post(connection.encode(cm.UnlinkIdAck(m.id, m.to_pid, m.from_pid)))
+
+    def _on_spawn_request(self, connection: Connection, m: Any, _payload: Any) -> None:
+        reply = cm.SpawnReply(m.req_id, m.from_pid, 0, _NOTSUP)
+        connection.post(connection.encode(reply))
+
+    def _on_spawn_reply(self, _connection: Connection, m: Any, _payload: Any) -> None:
+        if isinstance(m.result, Pid):
+            monitor = self._monitors.get(m.req_id)
+            if monitor is not None:
+                self._monitors[m.req_id] = monitor._replace(target=m.result)
+        elif monitor := self._monitors.pop(m.req_id, None):
+            monitor.callback(m.result)
+
+
+_HANDLERS: dict[type, Callable[[Node, Connection, Any, Any], Task | None]] = {
+    cm.RegSend: Node._on_reg_send,
+    cm.RegSendTT: Node._on_reg_send,
+    cm.Send: Node._on_send,
+    cm.SendTT: Node._on_send,
+    cm.SendSender: Node._on_send,
+    cm.SendSenderTT: Node._on_send,
+    cm.AliasSend: Node._on_alias_send,
+    cm.AliasSendTT: Node._on_alias_send,
+    cm.MonitorP: Node._on_monitor,
+    cm.DemonitorP: Node._on_demonitor,
+    cm.MonitorPExit: Node._on_monitor_exit,
+    cm.PayloadMonitorPExit: Node._on_monitor_exit,
+    cm.Link: Node._on_link,
+    cm.UnlinkId: Node._on_unlink,
+    cm.SpawnRequest: Node._on_spawn_request,
+    cm.SpawnRequestTT: Node._on_spawn_request,
+    cm.SpawnReply: Node._on_spawn_reply,
+    cm.SpawnReplyTT: Node._on_spawn_reply,
+}
+
+
+def encode(term: Any) -> bytes:
+    """Return the payload for a message. Raises EncodeError, for Python objects as well."""
+    buffer = bytearray()
+    etf.encode_into(buffer, term, no_objects)
+    return bytes(buffer)
+
+
+def _show(to: Address) -> str:
+    return str(to) if isinstance(to, Pid) else f"{to[0]} on {to[1]}"

@@ -1,0 +1,1 @@
+"""The OTP processes that every node is expected to have."""

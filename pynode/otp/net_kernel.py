@@ -1,0 +1,34 @@
+"""``net_kernel``: what `net_adm:ping/1`, and with it `Node.ping/1`, asks."""
+
+from __future__ import annotations
+
+import logging
+from reprlib import repr  # noqa: A004 (what is logged must stay short)
+from typing import TYPE_CHECKING
+
+from pynode import gen
+from pynode.node import Destination, Node, encode
+from pynode.terms import Atom, Pid
+
+if TYPE_CHECKING:
+    from pynode.dist.connection import Connection
+
+log = logging.getLogger(__name__)
+
+
+class NetKernel(Destination):
+    """Answers ``is_auth`` with ``yes``: whoever is connected has the cookie."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self.pid = node.new_pid()
+        node.add(self, name="net_kernel")
+
+    def deliver(self, connection: Connection, payload: bytes) -> None:
+        """See `Destination.deliver`."""
+        match self._node.decode(payload):
+            case (Atom("$gen_call"), (Pid() as caller, tag), (Atom("is_auth"), _)):
+                control = gen.reply_to(self.pid, caller, tag)
+                connection.post(connection.encode(control, encode((tag, Atom("yes")))))
+            case message:
+                log.debug("net_kernel ignored %s", repr(message))

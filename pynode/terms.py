@@ -1,0 +1,429 @@
+"""The Erlang data types that Python lacks.
+
+Integers, floats, booleans, ``nil``, binaries, lists, tuples and most maps are Python's own
+``int``, ``float``, ``bool``, ``None``, ``str`` and ``bytes``, ``list``, ``tuple`` and ``dict``.
+What is left is here. All types are immutable values: equal only to their own type, hashable
+where their contents are, pickle-able, and their ``repr`` evaluates back to them.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn, Self, TypeAlias, final
+
+#: An Erlang term as Python sees it. Any Python value may take part through the codec's hooks.
+Term: TypeAlias = Any
+
+
+class Atom(str):
+    """An Erlang atom: its name, as a ``str`` that knows that it is an atom.
+
+    It equals and hashes as that ``str``, so ``{Atom("a"): 1}["a"]`` is 1. ``nil``, ``true`` and
+    ``false`` travel as ``None``, ``True`` and ``False``.
+
+    Raises ValueError for more than 255 characters (erl_ext_dist, "Encoding atoms").
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, name: str) -> Self:
+        """Return the atom of this name."""
+        if len(name) > 255:
+            raise ValueError(f"An atom has at most 255 characters, not {len(name)}: use a str.")
+        return super().__new__(cls, name)
+
+    def __repr__(self) -> str:
+        return f"Atom({str(self)!r})"
+
+
+class _Identifier:
+    """What pids, ports and references have in common: immutability, and a node incarnation.
+
+    They are made and compared for every message, hence by hand and not as dataclasses: this
+    takes three quarters of the time of a frozen dataclass. `wire` belongs to the codec, which
+    keeps there the encoded form that it has made or seen; it is no part of the value.
+    """
+
+    __slots__ = ("creation", "node", "wire")
+
+    #: The name of the node that made it.
+    node: Atom
+    #: Which incarnation of that node; 32 bits.
+    creation: int
+    wire: bytes | None
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"{type(self).__name__} is immutable: make a new one.")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"{type(self).__name__} is immutable: make a new one.")
+
+
+def _setter(cls: type, name: str) -> Any:
+    """Return the slot's own setter, which __setattr__ does not stand in front of."""
+    return cls.__dict__[name].__set__
+
+
+_set_node = _setter(_Identifier, "node")
+_set_creation = _setter(_Identifier, "creation")
+#: ``set_wire(identifier, data)``: for the codec alone.
+set_wire = _setter(_Identifier, "wire")
+
+
+@final
+class Pid(_Identifier):
+    """A process identifier (erl_ext_dist, NEW_PID_EXT). `id` and `serial` have 32 bits each."""
+
+    __slots__ = ("_hash", "id", "serial")
+    __match_args__ = ("node", "id", "serial", "creation")
+
+    id: int
+    serial: int
+    _hash: int
+
+    def __init__(
+        self,
+        node: Atom,
+        id: int,  # noqa: A002 (as OTP calls it)
+        serial: int,
+        creation: int,
+        *,
+        _wire: bytes | None = None,
+    ) -> None:
+        _set_node(self, node)
+        _set_pid_id(self, id)
+        _set_serial(self, serial)
+        _set_creation(self, creation)
+        set_wire(self, _wire)
+        _set_hash(self, hash((id, serial, creation)))
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not Pid:
+            return NotImplemented
+        return (
+            self.id == other.id
+            and self.serial == other.serial
+            and self.creation == other.creation
+            and self.node == other.node
+        )
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Pid, (self.node, self.id, self.serial, self.creation)
+
+    def __repr__(self) -> str:
+        return f"Pid({self.node!r}, {self.id}, {self.serial}, {self.creation})"
+
+    def __str__(self) -> str:
+        """Return it as its own node prints it."""
+        return f"<0.{self.id}.{self.serial}>"
+
+
+_set_pid_id = _setter(Pid, "id")
+_set_serial = _setter(Pid, "serial")
+_set_hash = _setter(Pid, "_hash")
+
+
+@final
+class Port(_Identifier):
+    """A port identifier (erl_ext_dist, V4_PORT_EXT). `id` has 64 bits."""
+
+    __slots__ = ("id",)
+    __match_args__ = ("node", "id", "creation")
+
+    id: int
+
+    def __init__(
+        self,
+        node: Atom,
+        id: int,  # noqa: A002 (as OTP calls it)
+        creation: int,
+        *,
+        _wire: bytes | None = None,
+    ) -> None:
+        _set_node(self, node)
+        _set_port_id(self, id)
+        _set_creation(self, creation)
+        set_wire(self, _wire)
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not Port:
+            return NotImplemented
+        return self.id == other.id and self.creation == other.creation and self.node == other.node
+
+    def __hash__(self) -> int:
+        return hash((self.id, self.creation))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Port, (self.node, self.id, self.creation)
+
+    def __repr__(self) -> str:
+        return f"Port({self.node!r}, {self.id}, {self.creation})"
+
+    def __str__(self) -> str:
+        """Return it as its own node prints it."""
+        return f"#Port<0.{self.id}>"
+
+
+_set_port_id = _setter(Port, "id")
+
+
+@final
+class Reference(_Identifier):
+    """A reference (erl_ext_dist, NEWER_REFERENCE_EXT).
+
+    `ids` are 1 to 5 words of 32 bits in the order in which they travel; OTP 25 sends 3, an alias
+    of OTP 28 has 5. They are opaque.
+    """
+
+    __slots__ = ("ids",)
+    __match_args__ = ("node", "creation", "ids")
+
+    ids: tuple[int, ...]
+
+    def __init__(
+        self, node: Atom, creation: int, ids: tuple[int, ...], *, _wire: bytes | None = None
+    ) -> None:
+        _set_node(self, node)
+        _set_creation(self, creation)
+        _set_ids(self, ids)
+        set_wire(self, _wire)
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not Reference:
+            return NotImplemented
+        return self.ids == other.ids and self.creation == other.creation and self.node == other.node
+
+    def __hash__(self) -> int:
+        return hash(self.ids)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Reference, (self.node, self.creation, self.ids)
+
+    def __repr__(self) -> str:
+        return f"Reference({self.node!r}, {self.creation}, {self.ids!r})"
+
+    def __str__(self) -> str:
+        """Return it as its own node prints it: the last word first."""
+        return f"#Ref<0.{'.'.join(map(str, reversed(self.ids)))}>"
+
+
+_set_ids = _setter(Reference, "ids")
+
+
+@dataclass(frozen=True)
+class Fun:
+    """A fun that is a closure of some node (erl_ext_dist, NEW_FUN_EXT), as plain data.
+
+    `uniq` has 16 bytes. Only a node that has loaded the same version of `module` can run it. A
+    subclass travels as what it is a subclass of.
+    """
+
+    arity: int
+    uniq: bytes
+    index: int
+    module: Atom
+    old_index: int
+    old_uniq: int
+    pid: Pid
+    free_vars: tuple[Term, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalFun:
+    """``fun module:function/arity`` (erl_ext_dist, EXPORT_EXT). `arity` is 0 to 255."""
+
+    module: Atom
+    function: Atom
+    arity: int
+
+
+@dataclass(frozen=True, slots=True)
+class BitString:
+    """A bitstring that does not end on a byte (erl_ext_dist, BIT_BINARY_EXT).
+
+    The first `bits` bits of the last byte of `data` count, 1 to 7; the rest of them are made 0.
+    Raises ValueError for other values of `bits` and for empty `data`: those are ``bytes``.
+    """
+
+    data: bytes
+    bits: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.bits <= 7 or not self.data:
+            raise ValueError(
+                f"A bitstring of {len(self.data)} bytes uses 1 to 7 bits of the last one, "
+                f"not {self.bits}: use bytes for whole ones."
+            )
+        last = self.data[-1] & (0xFF00 >> self.bits)
+        object.__setattr__(self, "data", bytes(self.data[:-1]) + bytes((last,)))
+
+
+@dataclass(frozen=True, slots=True)
+class ImproperList:
+    """``[E1, E2 | Tail]`` with a tail that is no list: `elements` has at least one.
+
+    As in Erlang, ``ImproperList((1,), ImproperList((2,), 3))`` is ``ImproperList((1, 2), 3)``.
+    Raises ValueError for no elements, and for a list as tail: that is a ``list``.
+    """
+
+    elements: tuple[Term, ...]
+    tail: Term
+
+    def __post_init__(self) -> None:
+        kind = type(self.tail)
+        if kind is list or not self.elements:
+            raise ValueError(
+                "An improper list has at least one element, and a tail that is no list: "
+                "use a list, or the tail alone."
+            )
+        if kind is ImproperList:
+            object.__setattr__(self, "elements", (*self.elements, *self.tail.elements))
+            object.__setattr__(self, "tail", self.tail.tail)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalTerm:
+    """A term in the private format of the node that made it (erl_ext_dist, LOCAL_EXT; OTP 26).
+
+    `data` is opaque, and only that node can read it. It is always a whole message, never a part.
+    """
+
+    data: bytes
+
+
+@final
+class Map(Mapping[Term, Term]):
+    """An Erlang map that a ``dict`` cannot hold.
+
+    Either it has keys that a dict would merge (1, 1.0 and True; Atom("a") and "a"), or keys that
+    it cannot hash (lists and maps). Keys are told apart as Erlang's ``=:=`` does. Two of them are
+    equal when their keys are so, and their values are equal in Python.
+
+    `pairs` keeps the order. Raises ValueError when two keys are the same term.
+    """
+
+    __slots__ = ("_exact", "_index", "pairs")
+
+    pairs: tuple[tuple[Term, Term], ...]
+    _index: dict[Hashable, Term]
+    _exact: frozenset[Hashable] | None
+
+    def __init__(self, pairs: Iterable[tuple[Term, Term]]) -> None:
+        self.pairs = tuple(pairs)
+        self._index = {exact(key): value for key, value in self.pairs}
+        self._exact = None
+        if len(self._index) != len(self.pairs):
+            raise ValueError("A map has each key once: remove the second one.")
+
+    def __getitem__(self, key: Term) -> Term:
+        try:
+            return self._index[exact(key)]
+        except KeyError:
+            raise KeyError(key) from None
+
+    def __contains__(self, key: object) -> bool:
+        return exact(key) in self._index
+
+    def __iter__(self) -> Iterator[Term]:
+        return (key for key, _ in self.pairs)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not Map:
+            return NotImplemented
+        return self._index == other._index
+
+    def __hash__(self) -> int:
+        # Keys alone: their exact forms are flat and always hashable, whatever the values are.
+        return hash(frozenset(self._index))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Map, (self.pairs,)
+
+    def __repr__(self) -> str:
+        return f"Map({self.pairs!r})"
+
+
+_END_OF_PAIR = object()
+_END_OF_MAP = object()
+#: Equal keys of these types are the same term, and never the same as a key of another type.
+_PLAIN = frozenset({int, Pid, Port, Reference, BitString, ExternalFun})
+
+
+def exact(term: Term) -> Hashable:
+    """Return a hashable value that is the same for two terms when Erlang's ``=:=`` holds.
+
+    Binaries are the same whether they are ``str`` or ``bytes``, as are ``None`` and
+    ``Atom("nil")``; 0.0 and -0.0 differ, as since OTP 27. A Python object that Erlang does not
+    know is compared with ``==`` if it is hashable, else by identity.
+
+    The value is the term written out flat, without nesting, so that comparing two of them needs
+    no stack; only maps are frozensets, as they have no order. Neither does this function recurse.
+    """
+    out: list[Any] = []
+    outer: list[tuple[list[Any], set[Hashable], Map | None]] = []
+    todo: list[Any] = [term]
+    while todo:
+        item = todo.pop()
+        cls = type(item)
+        if cls in _PLAIN:
+            out += (cls, item)
+        elif cls is str:
+            out += (bytes, item.encode("utf-8", "surrogatepass"))
+        elif cls is bytes or cls is bytearray or cls is memoryview:
+            out += (bytes, bytes(item))
+        elif cls is Atom:
+            out += (Atom, str(item))
+        elif item is None:
+            out += (Atom, "nil")
+        elif cls is bool:
+            out += (Atom, "true" if item else "false")
+        elif cls is float:
+            out += (float, struct.pack(">d", item))
+        elif cls is tuple or cls is list:
+            out += (cls, len(item))
+            todo += reversed(item)
+        elif cls is ImproperList:
+            out += (ImproperList, len(item.elements))
+            todo.append(item.tail)
+            todo += reversed(item.elements)
+        elif cls is Map and item._exact is not None:
+            out += (dict, item._exact)
+        elif cls is dict or cls is Map:
+            outer.append((out, set(), item if cls is Map else None))
+            out = []
+            todo.append(_END_OF_MAP)
+            for key, value in item.items() if cls is dict else item.pairs:
+                todo += (_END_OF_PAIR, value, key)
+        elif item is _END_OF_PAIR:
+            outer[-1][1].add(tuple(out))
+            out = []
+        elif item is _END_OF_MAP:
+            out, pairs, owner = outer.pop()
+            whole = frozenset(pairs)
+            out += (dict, whole)
+            if owner is not None:
+                # Or maps that are keys of maps that are keys would take quadratic time.
+                owner._exact = whole
+        elif isinstance(item, Fun):
+            identity = (item.module, item.uniq, item.index, item.old_index, item.old_uniq)
+            out += (Fun, identity, item.arity, item.pid, len(item.free_vars))
+            todo += reversed(item.free_vars)
+        else:
+            out += (cls, _by_value_or_identity(item))
+    return tuple(out)
+
+
+def _by_value_or_identity(item: object) -> Hashable:
+    try:
+        hash(item)
+    except TypeError:
+        return id(item)
+    return item

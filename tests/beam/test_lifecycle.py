@@ -1,0 +1,317 @@
+"""Owners that die, in every order of events that a real BEAM can bring about."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pynode.terms import Atom
+from pynode.testing import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pynode.terms import Pid
+    from pynode.testing import BeamNode, BeamProcess, PynodeProcess
+
+CALL = "gen_server:call({snakebridge, Node}, Request, 30000)"
+SEND = "gen_server:send_request({snakebridge, Node}, Request)"
+
+
+def ask(process: BeamProcess | BeamNode, python: PynodeProcess, *request: object) -> Any:
+    term = request if len(request) > 1 else request[0]
+    return process.eval(CALL, Node=Atom(python.name), Request=term)
+
+
+def make(
+    process: BeamProcess, python: PynodeProcess, name: str, *args: object, **options: Any
+) -> Any:
+    module, _, function = name.rpartition(".")
+    answer = ask(process, python, Atom("call"), module, function, list(args), {}, options)
+    assert answer[0] == "ok", answer
+    return answer[1]
+
+
+def sessions(beam: BeamNode, python: PynodeProcess) -> dict[str, Any]:
+    found: dict[str, Any] = ask(beam, python, Atom("sessions"))[1]
+    return found
+
+
+def owned_by(beam: BeamNode, python: PynodeProcess, owner: Pid) -> list[str]:
+    return [name for name, s in sessions(beam, python).items() if owner in s["owners"]]
+
+
+def reason(beam: BeamNode, python: PynodeProcess, ref: Any) -> str:
+    tag, error = ask(beam, python, Atom("getattr"), ref, "__class__")
+    assert tag == "error", "the object is still there"
+    return str(error["reason"])
+
+
+@pytest.fixture
+def watched(any_beam: BeamNode, module_pynode: PynodeProcess) -> Callable[[], Any]:
+    """An object that tells when it is freed: a file is there as long as it lives."""
+    return functools.partial(_watched, any_beam, module_pynode)
+
+
+def _watched(beam: BeamNode, python: PynodeProcess, process: BeamProcess, path: str) -> Any:
+    source = (
+        "(__import__('pathlib').Path(p).touch(),"
+        " (lambda o: (__import__('weakref').finalize(o, __import__('os').unlink, p), o)[1])"
+        " (type('Watched', (), {})()))[1]"
+    )
+    return make(process, python, "builtins.eval", source, {"p": path})
+
+
+def test_what_a_process_owned_goes_with_it_a_hundred_times(
+    any_beam: BeamNode, module_pynode: PynodeProcess
+) -> None:
+    for _ in range(100):
+        owner = any_beam.process()
+        ref = make(owner, module_pynode, "collections.Counter", "abc")
+        assert owned_by(any_beam, module_pynode, owner.pid) == [ref["session_id"]]
+        owner.exit()
+        wait_until(lambda: not owned_by(any_beam, module_pynode, owner.pid))  # noqa: B023
+        assert reason(any_beam, module_pynode, ref) == "owner_down"
+
+
+def test_the_object_itself_is_freed(
+    any_beam: BeamNode, module_pynode: PynodeProcess, tmp_path: Any
+) -> None:
+    owner = any_beam.process()
+    alive = tmp_path / "alive"
+    _watched(any_beam, module_pynode, owner, str(alive))
+    assert alive.exists()
+    owner.exit()
+    wait_until(lambda: not alive.exists())
+
+
+def test_an_owner_that_is_killed_while_its_call_runs(
+    any_beam: BeamNode, module_pynode: PynodeProcess, tmp_path: Any
+) -> None:
+    owner = any_beam.process()
+    alive = tmp_path / "alive"
+    ref = _watched(any_beam, module_pynode, owner, str(alive))
+    owner.start_eval(
+        f"spawn(fun() -> ok end), {CALL}",
+        Node=Atom(module_pynode.name),
+        Request=(Atom("call"), "builtins", "exec", ["while True: pass", {"o": ref}], {}),
+    )
+    name = ref["session_id"]
+    wait_until(lambda: sessions(any_beam, module_pynode)[name]["running"] == 1)
+    owner.exit()
+    # The loop is interrupted: nothing else would let go of the object.
+    wait_until(lambda: not alive.exists())
+    wait_until(lambda: ask(any_beam, module_pynode, Atom("info"))[1]["running_calls"] == 0)
+
+
+def test_calls_that_were_queued_for_a_dead_owner_do_not_run(
+    any_beam: BeamNode, module_pynode: PynodeProcess, tmp_path: Any
+) -> None:
+    keeper, owner = any_beam.process(), any_beam.process()
+    event = make(keeper, module_pynode, "threading.Event")
+    name = make(owner, module_pynode, "builtins.object")["session_id"]
+    touched = tmp_path / "touched"
+    wait = (Atom("call"), "builtins", "eval", ["e.wait(20)", {"e": event}], {})
+    touch = (
+        Atom("call"),
+        "pathlib",
+        "Path.touch",
+        [make(owner, module_pynode, "pathlib.Path", str(touched))],
+        {},
+    )
+    owner.eval(
+        "[gen_server:send_request({snakebridge, Node}, R) || R <- Requests], ok",
+        Node=Atom(module_pynode.name),
+        Requests=[wait, touch],
+    )
+    wait_until(lambda: sessions(any_beam, module_pynode)[name]["running"] == 1)
+    owner.exit()
+    wait_until(lambda: name not in sessions(any_beam, module_pynode))
+    # The call that runs waits inside C code: it ends when the event is set, and the lane goes on.
+    assert ask(keeper, module_pynode, Atom("method"), event, "set", [], {})[0] == "ok"
+    wait_until(lambda: ask(any_beam, module_pynode, Atom("info"))[1]["running_calls"] == 0)
+    assert not touched.exists()
+
+
+def test_an_owner_that_was_dead_before_it_was_monitored(
+    any_beam: BeamNode, module_pynode: PynodeProcess
+) -> None:
+    dead = any_beam.eval("spawn(fun() -> ok end)")
+    wait_until(lambda: not any_beam.eval("is_process_alive(P)", P=dead))
+    answer = ask(any_beam, module_pynode, Atom("open_session"), "for the dead", dead, {})
+    assert answer == Atom("ok")
+    wait_until(lambda: "for the dead" not in sessions(any_beam, module_pynode))
+    tag, error = ask(any_beam, module_pynode, Atom("session"), "for the dead")
+    assert (tag, error["reason"]) == (Atom("error"), Atom("owner_down"))
+
+
+def test_an_owner_that_dies_between_request_and_reply_leaves_nothing(
+    any_beam: BeamNode, module_pynode: PynodeProcess
+) -> None:
+    before = set(sessions(any_beam, module_pynode))
+    for _ in range(30):
+        any_beam.eval(
+            "P = spawn(fun() -> gen_server:send_request({snakebridge, Node}, Request) end),"
+            "R = monitor(process, P), receive {'DOWN', R, _, _, _} -> ok end",
+            Node=Atom(module_pynode.name),
+            Request=(Atom("call"), "builtins", "object", [], {}),
+        )
+    wait_until(lambda: set(sessions(any_beam, module_pynode)) <= before)
+    assert ask(any_beam, module_pynode, Atom("info"))[1]["running_calls"] == 0
+
+
+def test_a_session_lives_as_long_as_one_of_its_owners(
+    any_beam: BeamNode, module_pynode: PynodeProcess
+) -> None:
+    one, two = any_beam.process(), any_beam.process()
+    name = f"shared{one.pid}"
+    for owner in (one, two):
+        ask(owner, module_pynode, Atom("open_session"), name, owner.pid, {})
+    ref = make(one, module_pynode, "builtins.object", session_id=name)
+    one.exit()
+    wait_until(lambda: sessions(any_beam, module_pynode)[name]["owners"] == [two.pid])
+    assert ask(two, module_pynode, Atom("getattr"), ref, "__class__")[0] == "ok"
+    two.exit()
+    wait_until(lambda: name not in sessions(any_beam, module_pynode))
+
+
+def test_a_session_can_be_given_away(any_beam: BeamNode, module_pynode: PynodeProcess) -> None:
+    giver, taker = any_beam.process(), any_beam.process()
+    ref = make(giver, module_pynode, "builtins.object")
+    name = ref["session_id"]
+    answer = ask(giver, module_pynode, Atom("give_session"), name, giver.pid, taker.pid)
+    assert answer == Atom("ok")
+    giver.exit()
+    wait_until(lambda: not any_beam.eval("is_process_alive(P)", P=giver.pid))
+    assert ask(taker, module_pynode, Atom("getattr"), ref, "__class__")[0] == "ok"
+    taker.exit()
+    wait_until(lambda: name not in sessions(any_beam, module_pynode))
+
+
+def test_an_owner_on_a_third_node(
+    start_beam: Callable[..., BeamNode], start_pynode: Callable[..., PynodeProcess]
+) -> None:
+    caller, third, python = start_beam(), start_beam(), start_pynode()
+    owner = third.process()
+    # The Python node has never heard of the third node: it connects by itself.
+    assert ask(caller, python, Atom("open_session"), "far", owner.pid, {}) == Atom("ok")
+    ref = make(caller.process(), python, "builtins.object", session_id="far")
+    assert sessions(caller, python)["far"]["owners"] == [owner.pid]
+    third.kill()
+    wait_until(lambda: "far" not in sessions(caller, python))
+    assert reason(caller, python, ref) == "owner_down"
+
+
+def test_an_owner_whose_node_cannot_be_reached(
+    start_beam: Callable[..., BeamNode], any_beam: BeamNode, module_pynode: PynodeProcess
+) -> None:
+    third = start_beam()
+    owner = third.process().pid
+    third.kill()
+    tag, error = ask(any_beam, module_pynode, Atom("open_session"), "nowhere", owner, {})
+    assert (tag, error["__struct__"]) == (
+        Atom("error"),
+        Atom("Elixir.SnakeBridge.NodeUnavailableError"),
+    )
+    assert "nowhere" not in sessions(any_beam, module_pynode)
+
+
+def test_a_beam_that_is_killed_takes_all_its_owners_with_it(
+    start_beam: Callable[..., BeamNode], any_beam: BeamNode, module_pynode: PynodeProcess
+) -> None:
+    doomed = start_beam()
+    refs = [make(doomed.process(), module_pynode, "builtins.object") for _ in range(20)]
+    doomed.kill()
+    names = {ref["session_id"] for ref in refs}
+    wait_until(lambda: not names & set(sessions(any_beam, module_pynode)))
+    assert {reason(any_beam, module_pynode, ref) for ref in refs} == {"owner_down"}
+
+
+def test_thousands_of_owners_in_one_instant(
+    any_beam: BeamNode, module_pynode: PynodeProcess
+) -> None:
+    keeper = any_beam.process()
+    count = 2_000
+    pids = keeper.eval(
+        "Me = self(),"
+        "Pids = [spawn_link(fun() ->"
+        "    {ok, _} = gen_server:call({snakebridge, Node}, Request, 60000),"
+        "    Me ! ready, receive stop -> ok end end) || _ <- lists:seq(1, Count)],"
+        "[receive ready -> ok end || _ <- Pids], length(Pids)",
+        Node=Atom(module_pynode.name),
+        Request=(Atom("call"), "builtins", "object", [], {}),
+        Count=count,
+        timeout=60.0,
+    )
+    assert pids == count
+    assert ask(any_beam, module_pynode, Atom("info"))[1]["sessions"] >= count
+    keeper.exit()
+    wait_until(lambda: ask(any_beam, module_pynode, Atom("info"))[1]["sessions"] < 10, 20.0)
+
+
+def test_cancel_stops_what_a_caller_runs(any_beam: BeamNode, module_pynode: PynodeProcess) -> None:
+    caller = any_beam.process()
+    running = caller.start_eval(
+        CALL,
+        Node=Atom(module_pynode.name),
+        Request=(Atom("call"), "builtins", "exec", ["while True: pass"], {}),
+    )
+    wait_until(lambda: ask(any_beam, module_pynode, Atom("info"))[1]["running_calls"] == 1)
+    assert ask(any_beam, module_pynode, Atom("cancel"), caller.pid) == Atom("ok")
+    tag, error = running.result(10)
+    assert tag == "error"
+    assert "CallInterrupted" in error["type"]
+
+
+@pytest.mark.parametrize("end", ["timeout", "kill"])
+def test_a_caller_that_gave_up_stops_its_call_where_the_session_says_so(
+    any_beam: BeamNode, module_pynode: PynodeProcess, end: str
+) -> None:
+    owner, caller = any_beam.process(), any_beam.process()
+    name = f"cancel{owner.pid}"
+    settings = {Atom("cancel_on_timeout"): True}
+    ask(owner, module_pynode, Atom("open_session"), name, owner.pid, settings)
+    caller.start_eval(
+        "catch gen_server:call({snakebridge, Node}, Request, Timeout)",
+        Node=Atom(module_pynode.name),
+        Timeout=10 if end == "timeout" else Atom("infinity"),
+        Request=(Atom("call"), "builtins", "exec", ["while True: pass"], {}, {"session": name}),
+    )
+    if end == "kill":
+        wait_until(lambda: ask(any_beam, module_pynode, Atom("info"))[1]["running_calls"] == 1)
+        caller.exit()
+    wait_until(lambda: ask(any_beam, module_pynode, Atom("info"))[1]["running_calls"] == 0)
+    assert sessions(any_beam, module_pynode)[name]["owners"] == [owner.pid]
+    owner.exit()
+
+
+def test_generators_are_closed(
+    any_beam: BeamNode, module_pynode: PynodeProcess, tmp_path: Any
+) -> None:
+    closed = tmp_path / "closed"
+    source = f"def g():\n try:\n  yield 1\n finally: open({str(closed)!r}, 'w').close()"
+    owner = any_beam.process()
+    namespace = ask(owner, module_pynode, Atom("put"), {})[1]
+    ask(owner, module_pynode, Atom("call"), "builtins", "exec", [source, namespace], {})
+    stream = ask(owner, module_pynode, Atom("call"), "builtins", "eval", ["g()", namespace], {})[1]
+    assert ask(owner, module_pynode, Atom("next"), stream, 1)[1] == [1]
+    owner.exit()
+    wait_until(closed.exists)
+
+
+def test_a_restarted_python_node_says_so(
+    start_beam: Callable[..., BeamNode], start_pynode: Callable[..., PynodeProcess]
+) -> None:
+    beam, python = start_beam(), start_pynode()
+    owner = beam.process()
+    ref = make(owner, python, "builtins.object")
+    python.kill()
+    again = start_pynode(python.name)
+
+    def answers() -> bool:
+        return beam.eval("net_adm:ping(Node)", Node=Atom(python.name)) == "pong"
+
+    wait_until(answers)
+    assert reason(beam, again, ref) == "node_restarted"
