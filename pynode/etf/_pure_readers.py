@@ -289,16 +289,22 @@ def _v4_port(data: bytes, pos: int) -> tuple[Port, int]:
     return Port(node, number, creation), at + 12
 
 
-def _old_reference(data: bytes, pos: int) -> tuple[Reference, int]:
+def _one_word_reference(data: bytes, pos: int) -> tuple[Reference, int]:
     node, at = _atom_at(data, pos + 1)
-    return Reference(node, _old_creation(data, at + 4), _u32(data, at)), at + 5
+    return _old_reference(pos, node, _old_creation(data, at + 4), _u32(data, at)), at + 5
 
 
-def _reference_of_old_node(data: bytes, pos: int) -> tuple[Reference, int]:
+def _three_word_reference(data: bytes, pos: int) -> tuple[Reference, int]:
     count = _word_count(data, pos)
     node, at = _atom_at(data, pos + 3)
-    creation = _old_creation(data, at)
-    return Reference(node, creation, _REFERENCE_WORDS[count](data, at + 1)), at + 1 + 4 * count
+    ids = _REFERENCE_WORDS[count](data, at + 1)
+    return _old_reference(pos, node, _old_creation(data, at), ids), at + 1 + 4 * count
+
+
+def _old_reference(pos: int, node: Atom, creation: int, ids: tuple[int, ...]) -> Reference:
+    if ids[0] >= 1 << 18:
+        raise invalid(pos, "a reference whose first word has more than 18 bits")
+    return Reference(node, creation, ids)
 
 
 _READERS: Final[dict[int, Callable[[bytes, int], tuple[Any, int]]]] = {
@@ -314,8 +320,8 @@ _READERS: Final[dict[int, Callable[[bytes, int], tuple[Any, int]]]] = {
     PORT_EXT: _port,
     NEW_PORT_EXT: _new_port,
     V4_PORT_EXT: _v4_port,
-    REFERENCE_EXT: _old_reference,
-    NEW_REFERENCE_EXT: _reference_of_old_node,
+    REFERENCE_EXT: _one_word_reference,
+    NEW_REFERENCE_EXT: _three_word_reference,
 }
 
 #: Tags that exist, and why they are not accepted.

@@ -1,0 +1,23 @@
+"""Which implementations of the codec there are to test."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+#: By the value of ``pynode.etf.IMPLEMENTATION``. They have the same API and pass the same tests.
+IMPLEMENTATIONS = {"python": "pynode.etf._pure"}
+
+
+@pytest.fixture(
+    scope="session",
+    params=[pytest.param(module, id=name) for name, module in IMPLEMENTATIONS.items()],
+)
+def etf(request: pytest.FixtureRequest) -> ModuleType:
+    """An implementation of the codec: encode, encode_into, decode and decode_at."""
+    return importlib.import_module(request.param)
