@@ -27,7 +27,6 @@ from pynode.errors import (
     SessionNotFoundError,
 )
 from pynode.node import Node
-from pynode.otp.net_kernel import NetKernel
 from pynode.terms import Atom, BitString, ExternalFun, Fun, ImproperList, Map, Pid, Port, Reference
 from pynode.values import Ref, to_term
 
@@ -48,7 +47,6 @@ __all__ = [
     "InvalidRefError",
     "Map",
     "NameTakenError",
-    "NetKernel",
     "Node",
     "NodeUnavailableError",
     "NotAllowedError",

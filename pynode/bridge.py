@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from pynode import etf, gen
 from pynode._version import __version__
+from pynode.destination import Destination
 from pynode.dist.task import CallInterrupted, Task
 from pynode.errors import (
     BridgeError,
@@ -40,7 +41,6 @@ from pynode.errors import (
 )
 from pynode.failures import bridge_error, python_error, without_frames
 from pynode.invoke import Modules, arguments, text
-from pynode.node import Destination, Node
 from pynode.objects import OWNER_DOWN, UNKNOWN, Entry, Registry, Session, SessionSettings
 from pynode.terms import Atom, Map, Pid, Reference
 from pynode.values import UNREPRESENTABLE, Ref, from_struct, to_term
@@ -50,8 +50,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-NAME = "snakebridge"
-
 _OK = Atom("ok")
 _ERROR = Atom("error")
 _MORE = Atom("more")
@@ -59,32 +57,35 @@ _DONE = Atom("done")
 
 
 class Bridge(Destination):
-    """Answers the request protocol on `node`, until `stop`.
+    """Answers the request protocol, until `stop`: add it to a node under its `NAME`.
 
     `allow` limits what may be called to these modules; see `Modules`.
     """
 
-    def __init__(self, node: Node, *, allow: Iterable[str] | None = None) -> None:
-        self.node = node
-        self.pid = node.new_pid()
+    NAME = "snakebridge"
+    registry: Registry
+
+    def __init__(self, *, allow: Iterable[str] | None = None) -> None:
         self.modules = Modules(allow)
         self.guarded = allow is not None
-        self.registry = Registry(
-            new_reference=node.new_reference,
-            monitor=self._monitor,
-            demonitor=self._demonitor,
-            defer=node.engine.submit,
-            ended=self._ended,
-        )
         self.calls: dict[Any, Call] = {}
         self.started = time.monotonic()
         self._monitors: dict[Pid, Reference] = {}
-        self._refs_seen = 0
+        self._first_ref: Ref | None = None
         self._idle = threading.Condition()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_lock = threading.Lock()
         self._stopping = False
-        node.add(self, name=NAME)
+
+    def attached(self) -> None:
+        """See `Destination.attached`."""
+        self.registry = Registry(
+            new_reference=self.node.new_reference,
+            monitor=self._monitor,
+            demonitor=self._demonitor,
+            defer=self.node.engine.submit,
+            ended=self._ended,
+        )
         self._expire_later()
 
     def stop(self, timeout: float) -> bool:
@@ -128,6 +129,7 @@ class Bridge(Destination):
             # has not begun is not about the old one.
             if task.is_running or reason == OWNER_DOWN or session.lane == session.id:
                 task.interrupt()
+        self.node.engine.end_own_thread(session.lane)
 
     def _expire_later(self) -> None:
         def expire() -> None:
@@ -142,7 +144,7 @@ class Bridge(Destination):
 
     def deliver(self, connection: Connection, payload: bytes) -> Task | None:
         """See `Destination.deliver`."""
-        self._refs_seen = 0
+        self._first_ref = None
         message = etf.decode_at(payload, 0, struct=self._from_struct, fun=self.node.callable)[0]
         match message:
             case (Atom("$gen_call"), (Pid() as caller, tag), request):
@@ -154,12 +156,12 @@ class Bridge(Destination):
 
     def _from_struct(self, fields: dict[Any, Any]) -> Any:
         value = from_struct(fields)
-        if type(value) is Ref:
-            self._refs_seen += 1
+        if self._first_ref is None and type(value) is Ref:
+            self._first_ref = value
         return value
 
     def _call(self, connection: Connection, caller: Pid | None, tag: Any, request: Any) -> Call:
-        call = Call(self, connection, caller, tag, self._refs_seen)
+        call = Call(self, connection, caller, tag, self._first_ref)
         if self._stopping:
             message = f"{self.node.name} is shutting down: call it again when it is back."
             call.fail_with(NodeUnavailableError(message, node=self.node.name))
@@ -212,12 +214,12 @@ class Call(Task):
         "caller",
         "connection",
         "entry",
+        "first_ref",
         "handler",
         "key",
         "made",
         "modules",
         "params",
-        "refs_seen",
         "session_id",
         "tag",
     )
@@ -228,14 +230,15 @@ class Call(Task):
         connection: Connection,
         caller: Pid | None,
         tag: Any,
-        refs_seen: int,
+        first_ref: Ref | None,
     ) -> None:
         super().__init__()
         self.bridge = bridge
         self.connection = connection
         self.caller = caller
         self.tag = tag
-        self.refs_seen = refs_seen
+        #: The first ref in the request; without one, no arguments need to be looked through.
+        self.first_ref = first_ref
         self.modules = bridge.modules
         #: The reference in the tag: the caller's monitor on us has the same one.
         self.key: Any = gen.alias_of(tag) or (tag if isinstance(tag, Reference) else id(self))
@@ -293,20 +296,11 @@ class Call(Task):
     def _lane(self) -> Hashable:
         if self.session_id is not None:
             return self.session_id
-        for param in self._leading():
-            if type(param) is Ref:
-                session = self.bridge.registry.session_of(param.id)
-                if session is not None:
-                    return session.lane
+        if self.first_ref is not None:
+            session = self.bridge.registry.session_of(self.first_ref.id)
+            if session is not None:
+                return session.lane
         return self.caller
-
-    def _leading(self) -> Iterator[Any]:
-        """The parts of the request that may decide where it runs: a ref there brings its own."""
-        for param in self.params:
-            if type(param) is list:
-                yield from param
-            else:
-                yield param
 
     # --- on the thread that runs it
 
@@ -448,7 +442,7 @@ class Call(Task):
 
     def objects(self, value: Any) -> Any:
         """Return `value` with the objects in the places of the refs in it."""
-        return self._objects(value) if self.refs_seen else value
+        return value if self.first_ref is None else self._objects(value)
 
     def _objects(self, value: Any) -> Any:
         kind = type(value)
@@ -597,7 +591,9 @@ def _do_open_session(call: Call, session_id: Any, owner: Any, settings: Any) -> 
     name = text(session_id, "session id")
     checked = SessionSettings.from_mapping({} if settings is None else settings)
     call.bridge.reach(_pid(owner))
-    call.bridge.registry.open_session(name, owner, checked)
+    session = call.bridge.registry.open_session(name, owner, checked)
+    if session.settings.own_thread:
+        call.bridge.node.engine.own_thread(session.lane)
     return _OK
 
 
@@ -678,6 +674,7 @@ def _session(call: Call, session_id: Any) -> Session:
 
 def _describe(session: Session) -> dict[Atom, Any]:
     return _atoms(
+        id=session.id,
         owners=list(session.owners),
         refs=session.refs,
         created_at=session.created_at,

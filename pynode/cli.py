@@ -19,7 +19,6 @@ from pynode.bridge import Bridge
 from pynode.cookie import find_cookie
 from pynode.errors import PynodeError
 from pynode.node import Node
-from pynode.otp.net_kernel import NetKernel
 
 log = logging.getLogger("pynode")
 
@@ -103,9 +102,9 @@ def serve(
             port=port,
             published=published,
         )
+        bridge = Bridge(allow=allow or None)
+        node.add(bridge, name=Bridge.NAME)
         node.start()
-        NetKernel(node)
-        bridge = Bridge(node, allow=allow or None)
     except (PynodeError, ValueError, OSError) as error:
         _fail(error)
     if stop_on_eof:

@@ -12,12 +12,12 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
-from abc import ABC, abstractmethod
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Self, TypeVar
 
 from pynode import config, etf, gen
 from pynode.cookie import find_cookie
+from pynode.destination import Destination
 from pynode.dist.engine import Engine
 from pynode.dist.epmd import EpmdClient, EpmdServer, Registration
 from pynode.dist.table import ConnectionTable
@@ -28,11 +28,12 @@ from pynode.errors import (
     ExitError,
     NodeUnavailableError,
 )
+from pynode.otp.net_kernel import NetKernel
 from pynode.protocol import control as cm
 from pynode.protocol.flags import DEFAULT, DFlag
 from pynode.protocol.names import is_node_name
 from pynode.terms import Atom, Fun, Pid, Reference
-from pynode.values import from_struct, no_objects
+from pynode.values import encode, from_struct
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,28 +60,24 @@ _EPMD_RETRY = 1.0
 Address = Pid | tuple[str, str]
 
 
-class Destination(ABC):
-    """What has a pid on this node and takes messages; see `Node.add`."""
-
-    pid: Pid
-
-    @abstractmethod
-    def deliver(self, connection: Connection, payload: bytes) -> Task | None:
-        """Take a message, still encoded; return what is to be run for it, if anything.
-
-        Called by the thread that reads from `connection`: it must be quick and never block.
-        Raises DecodeError for a payload that is no term, which ends the connection.
-        """
-
-    def demonitored(self, reference: Reference) -> None:  # noqa: B027 (most do not care)
-        """A remote process has removed the monitor `reference` that it had on this one."""
-
-
 class _Monitor(NamedTuple):
     connection: Connection
     reference: Reference
     target: Pid | Atom
     callback: Callable[[Any], None]
+
+
+class _Callers(Destination):
+    """Whoever calls from this node: answers that were sent to the pid instead of the alias.
+
+    Some of OTP's own servers do that (`net_kernel` for ``is_auth``, up to OTP 25 at least).
+    """
+
+    def deliver(self, _connection: Connection, payload: bytes) -> None:
+        """See `Destination.deliver`."""
+        match self.node.decode(payload):
+            case (tag, reply) if (alias := gen.alias_of(tag)) is not None:
+                self.node.answered(alias, (tag, reply))
 
 
 class RemoteFun(Fun):
@@ -154,6 +151,11 @@ class Node:
         self._registration: Registration | None = None
         self._destinations: dict[Pid, Destination] = {}
         self._names: dict[str, Destination] = {}
+        #: What was added before the start: only then are there pids, which need the creation.
+        self._waiting: list[Destination] = []
+        self._callers = _Callers()
+        self.add(self._callers)
+        self.add(NetKernel(), name=NetKernel.NAME)
         self._monitors: dict[Reference, _Monitor] = {}
         #: Who waits for an answer to the request that this reference stands for.
         self._inboxes: dict[Reference, SimpleQueue[Any]] = {}
@@ -173,7 +175,9 @@ class Node:
         except BaseException:
             self.stop()
             raise
-        self._self = self.new_pid()
+        for destination in self._waiting:
+            self._attach(destination)
+        self._self = self._callers.pid
         self._table.start(self.creation)
 
     def stop(self) -> None:
@@ -228,6 +232,10 @@ class Node:
 
     def _resolve(self, peer: str) -> tuple[str, int]:
         alive, _, host = peer.partition("@")
+        if not is_node_name(peer):
+            raise NodeUnavailableError(
+                f"{peer!r} is no node name: use the form name@host.", node=peer
+            )
         try:
             port = EpmdClient(host).lookup(alive)
         except EpmdError as error:
@@ -254,12 +262,25 @@ class Node:
         return Reference(self.name, self.creation, words)
 
     def add(self, destination: Destination, *, name: str | None = None) -> None:
-        """Let `destination` be reached by its pid, and by `name` if there is one."""
+        """Let `destination` be reached by its pid, and by `name` if there is one.
+
+        It may be added before the start, and then no peer comes too early for it.
+        Raises ValueError for a name that is registered already.
+        """
         if name is not None and name in self._names:
             raise ValueError(f"{name!r} is registered already: choose another name.")
-        self._destinations[destination.pid] = destination
+        if self.creation:
+            self._attach(destination)
+        else:
+            self._waiting.append(destination)
         if name is not None:
             self._names[name] = destination
+
+    def _attach(self, destination: Destination) -> None:
+        destination.node = self
+        destination.pid = self.new_pid()
+        destination.attached()
+        self._destinations[destination.pid] = destination
 
     # --- connections
 
@@ -435,6 +456,12 @@ class Node:
         object.__setattr__(bound, "_here", self)
         return bound
 
+    def answered(self, alias: Reference, message: tuple[Any, Any]) -> None:
+        """Hand the answer ``{Tag, Reply}`` to who waits for it, if somebody still does."""
+        inbox = self._inboxes.get(alias)
+        if inbox is not None:
+            inbox.put((True, message))
+
     def _deliver(self, connection: Connection, message: Message) -> Task | None:
         handler = _HANDLERS.get(type(message.control))
         if handler is None:
@@ -454,9 +481,8 @@ class Node:
         return None if destination is None else destination.deliver(connection, payload)
 
     def _on_alias_send(self, _connection: Connection, m: Any, payload: Any) -> None:
-        inbox = self._inboxes.get(m.alias)
-        if inbox is not None:
-            inbox.put((True, self.decode(payload)))
+        if m.alias in self._inboxes:
+            self.answered(m.alias, self.decode(payload))
 
     def _on_monitor(self, connection: Connection, m: Any, _payload: Any) -> None:
         destination = self._find(m.to_proc)
@@ -519,13 +545,6 @@ _HANDLERS: dict[type, Callable[[Node, Connection, Any, Any], Task | None]] = {
     cm.SpawnReply: Node._on_spawn_reply,
     cm.SpawnReplyTT: Node._on_spawn_reply,
 }
-
-
-def encode(term: Any) -> bytes:
-    """Return the payload for a message. Raises EncodeError, for Python objects as well."""
-    buffer = bytearray()
-    etf.encode_into(buffer, term, no_objects)
-    return bytes(buffer)
 
 
 def _show(to: Address) -> str:

@@ -19,6 +19,7 @@ from decimal import Decimal
 from functools import singledispatch
 from typing import TYPE_CHECKING, Any, Final
 
+from pynode import etf
 from pynode.errors import EncodeError
 from pynode.terms import Atom, Map, Reference
 
@@ -242,6 +243,13 @@ def no_objects(value: Any) -> Any:
             f"with pynode.to_term.register({type(value).__name__})."
         )
     return term
+
+
+def encode(term: Any) -> bytes:
+    """Return the payload for a message. Raises EncodeError, for Python objects as well."""
+    buffer = bytearray()
+    etf.encode_into(buffer, term, no_objects)
+    return bytes(buffer)
 
 
 # --- Erlang to Python

@@ -94,11 +94,13 @@ class _WorkQueue(Source):
 class _Lane:
     """The tasks that are running (one, and those that it has let in), and that wait for them."""
 
-    __slots__ = ("inbox", "running", "waiting")
+    __slots__ = ("inbox", "own", "running", "waiting")
 
-    def __init__(self, task: Task) -> None:
-        self.running = [task]
+    def __init__(self, *running: Task) -> None:
+        self.running = list(running)
         self.waiting: deque[Task] = deque()
+        #: The thread that the lane has for itself, if it has one.
+        self.own: _OwnThread | None = None
         #: Where the running task waits for an answer, if it does.
         self.inbox: SimpleQueue[Any] | None = None
 
@@ -128,6 +130,35 @@ class _Worker(threading.Thread):
             self.source = None
             if not self._engine._park(self):
                 return
+
+
+class _OwnThread(threading.Thread):
+    """The thread of a lane that has one for itself."""
+
+    def __init__(self, engine: Engine, lane: Hashable) -> None:
+        super().__init__(name=f"pynode of {lane}", daemon=True)
+        self._engine = engine
+        self._lane = lane
+        self.source = None
+        self.task: Task | None = None
+        #: Set when something has changed: a task has come, or `ending` is true.
+        self.changed = threading.Event()
+        self.ending = False
+
+    def run(self) -> None:
+        while True:
+            self.changed.clear()
+            task, ended = self._engine._next_in(self._lane)
+            if ended:
+                return
+            if task is None:
+                self.changed.wait()
+                continue
+            self.task = task
+            task.run()
+            task.flush()
+            self.task = None
+            del task  # while we wait for the next one, it must not keep its objects alive
 
 
 class Timer:
@@ -278,17 +309,57 @@ class Engine:
             lane.waiting.append(task)
             if lane.inbox is not None:
                 lane.inbox.put(_LET_IN)
+            if lane.own is not None:
+                lane.own.changed.set()
             return False
 
     def _leave(self, key: Hashable) -> Task | None:
         """Return the next task of the lane, or close it."""
         with self._lock:
             lane = self._lanes[key]
-            if lane.waiting:
+            if lane.own is not None:
+                lane.own.start()  # given to the lane while it was busy
+            elif lane.waiting:
                 task = lane.running[0] = lane.waiting.popleft()
                 return task
-            del self._lanes[key]
+            else:
+                del self._lanes[key]
             return None
+
+    def own_thread(self, key: Hashable) -> None:
+        """Give a lane a thread that will run all its tasks from now on."""
+        with self._lock:
+            lane = self._lanes.get(key)
+            if lane is None:
+                lane = self._lanes[key] = _Lane()
+            if lane.own is not None:
+                lane.own.ending = False
+                return
+            lane.own = _OwnThread(self, key)
+            if not lane.running:
+                lane.own.start()
+
+    def end_own_thread(self, key: Hashable) -> None:
+        """End the thread of a lane, if it has one, after what is waiting now."""
+        with self._lock:
+            lane = self._lanes.get(key)
+            if lane is not None and lane.own is not None:
+                lane.own.ending = True
+                lane.own.changed.set()
+
+    def _next_in(self, key: Hashable) -> tuple[Task | None, bool]:
+        """Return the next task for the lane's own thread, and whether that is to end."""
+        with self._lock:
+            lane = self._lanes[key]
+            if lane.waiting:
+                task = lane.waiting.popleft()
+                lane.running = [task]
+                return task, False
+            lane.running = []
+            ended = lane.own is not None and lane.own.ending
+            if ended:
+                del self._lanes[key]
+            return None, ended
 
     def tasks(self, lane: Hashable) -> list[Task]:
         """Return the tasks that run or wait in `lane`."""
@@ -306,7 +377,7 @@ class Engine:
         interrupted.
         """
         worker = threading.current_thread()
-        if not isinstance(worker, _Worker) or worker.task is None:
+        if not isinstance(worker, _Worker | _OwnThread) or worker.task is None:
             return inbox.get(timeout=timeout)
         task = worker.task
         outer_shield = task.shield(inbox)
@@ -357,7 +428,7 @@ class Engine:
                 inbox.put(_LET_IN)
             return lane, outer
 
-    def _run_let_in(self, worker: _Worker, lane: _Lane) -> None:
+    def _run_let_in(self, worker: _Worker | _OwnThread, lane: _Lane) -> None:
         """Run the next task of the lane inside the one that waits."""
         with self._lock:
             if not lane.waiting:

@@ -7,8 +7,9 @@ from reprlib import repr  # noqa: A004 (what is logged must stay short)
 from typing import TYPE_CHECKING
 
 from pynode import gen
-from pynode.node import Destination, Node, encode
+from pynode.destination import Destination
 from pynode.terms import Atom, Pid
+from pynode.values import encode
 
 if TYPE_CHECKING:
     from pynode.dist.connection import Connection
@@ -19,14 +20,11 @@ log = logging.getLogger(__name__)
 class NetKernel(Destination):
     """Answers ``is_auth`` with ``yes``: whoever is connected has the cookie."""
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
-        self.pid = node.new_pid()
-        node.add(self, name="net_kernel")
+    NAME = "net_kernel"
 
     def deliver(self, connection: Connection, payload: bytes) -> None:
         """See `Destination.deliver`."""
-        match self._node.decode(payload):
+        match self.node.decode(payload):
             case (Atom("$gen_call"), (Pid() as caller, tag), (Atom("is_auth"), _)):
                 control = gen.reply_to(self.pid, caller, tag)
                 connection.post(connection.encode(control, encode((tag, Atom("yes")))))

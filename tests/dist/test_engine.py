@@ -336,3 +336,52 @@ def test_an_outer_and_an_inner_task_are_both_interrupted(engine: Engine, source:
         task.interrupt()
     assert inner.outcome.get(timeout=PATIENCE) is CallInterrupted
     assert outer.outcome.get(timeout=PATIENCE) is CallInterrupted
+
+
+def test_a_lane_with_a_thread_of_its_own(engine: Engine, source: Queue) -> None:
+    threads: SimpleQueue[int] = SimpleQueue()
+
+    def note() -> None:
+        threads.put(threading.get_ident())
+
+    release = threading.Event()
+    source.items.put(Do(lambda: release.wait(PATIENCE), "lane"))
+    seen = threading.Event()
+    source.items.put(Do(seen.set))
+    assert seen.wait(PATIENCE)
+    engine.own_thread("lane")  # while it is busy
+    for _ in range(100):
+        source.items.put(Do(note, "lane"))
+        source.items.put(Do(note, "another lane"))
+    release.set()
+    got = [threads.get(timeout=PATIENCE) for _ in range(200)]
+    (own,) = set(got) - set(source.readers)
+    assert got.count(own) == 100
+    assert [task for task in engine.tasks("lane") if not task.is_running] == []
+    engine.end_own_thread("lane")
+    source.items.put(Do(note, "lane"))
+    assert threads.get(timeout=PATIENCE)
+
+
+def test_tasks_let_in_by_a_lane_with_its_own_thread(engine: Engine, source: Queue) -> None:
+    engine.own_thread("lane")
+    inbox: SimpleQueue[str] = SimpleQueue()
+    answers: SimpleQueue[tuple[str, int]] = SimpleQueue()
+
+    def wait() -> None:
+        answers.put((engine.wait(inbox, PATIENCE), threading.get_ident()))
+
+    def nested() -> None:
+        answers.put(("nested", threading.get_ident()))
+        inbox.put("answer")
+
+    def after() -> None:
+        answers.put(("after", threading.get_ident()))
+
+    for function in (wait, nested, after):
+        source.items.put(Do(function, "lane"))
+    got = [answers.get(timeout=PATIENCE) for _ in range(3)]
+    assert got[0][0] == "nested"
+    assert {name for name, _ in got} == {"nested", "answer", "after"}
+    assert len({thread for _, thread in got}) == 1
+    engine.end_own_thread("lane")

@@ -352,7 +352,7 @@ class Lifecycle(RuleBasedStateMachine):
             if session.settings.ttl_seconds
         ]
         expected = max(0.0, min(due) - self.world.now) if due else None
-        assert self.registry.next_expiry() == pytest.approx(expected)
+        assert self.registry.next_expiry() == pytest.approx(expected, abs=1e-6)
 
     @invariant()
     def what_has_left_is_freed_when_it_has_been_unwound(self) -> None:
@@ -378,6 +378,7 @@ class Lifecycle(RuleBasedStateMachine):
             assert missing.value.reason == reason
 
 
+@pytest.mark.slow
 def test_lifecycle(make_world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config, "EXCEPTIONS_PER_SESSION", EXCEPTIONS)
     monkeypatch.setattr(Lifecycle, "make_world", make_world, raising=False)
