@@ -1,0 +1,13 @@
+# These three files are fixed: they come from the specification as they are.
+fixed =
+  for name <- ~w(auto_ref session_context session_manager),
+      do: "test/snakebridge/#{name}_test.exs"
+
+patterns = [
+  "{mix,.formatter}.exs",
+  "{config,lib,test}/**/*.{ex,exs}",
+  "examples/*/{mix,.formatter}.exs",
+  "examples/*/{config,lib}/**/*.{ex,exs}"
+]
+
+[inputs: Enum.flat_map(patterns, &Path.wildcard(&1, match_dot: true)) -- fixed]

@@ -1,0 +1,1 @@
+[inputs: ["{mix,.formatter,run}.exs", "{config,lib,test}/**/*.{ex,exs}"]]

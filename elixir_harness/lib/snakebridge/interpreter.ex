@@ -1,0 +1,56 @@
+defmodule SnakeBridge.Interpreter do
+  @moduledoc false
+  # Finds the Python to start.
+
+  alias SnakeBridge.NodeUnavailableError
+
+  @variable "SNAKEBRIDGE_PYTHON"
+
+  @doc """
+  Returns the path of the interpreter: `configured`, the environment variable SNAKEBRIDGE_PYTHON,
+  the `.venv` of this directory or of one above it, or what PATH has, in this order.
+
+  What somebody asked for by name is used or is an error: nothing else takes its place.
+  """
+  @spec find(String.t() | nil) :: {:ok, String.t()} | {:error, NodeUnavailableError.t()}
+  def find(configured) do
+    cond do
+      configured -> named(configured, "`config :snakebridge, python: [executable: ...]`")
+      variable = present(System.get_env(@variable)) -> named(variable, @variable)
+      found = virtual_environment(File.cwd!()) || on_path() -> {:ok, found}
+      true -> {:error, missing("There is no Python here")}
+    end
+  end
+
+  defp named(path, source) do
+    case System.find_executable(path) do
+      nil -> {:error, missing("#{source} names #{path}, which is no program")}
+      found -> {:ok, found}
+    end
+  end
+
+  defp virtual_environment(directory) do
+    candidate = Path.join(directory, ".venv/bin/python")
+    parent = Path.dirname(directory)
+
+    cond do
+      File.regular?(candidate) -> candidate
+      parent == directory -> nil
+      true -> virtual_environment(parent)
+    end
+  end
+
+  defp on_path, do: System.find_executable("python3") || System.find_executable("python")
+
+  defp present(""), do: nil
+  defp present(text), do: text
+
+  defp missing(what) do
+    %NodeUnavailableError{
+      reason: :no_interpreter,
+      message:
+        "#{what}: set #{@variable} to the path of a Python (3.11 or newer) that has " <>
+          "`pip install pynode-beam`."
+    }
+  end
+end

@@ -1,0 +1,134 @@
+defmodule SnakeBridge.SessionManager do
+  @moduledoc """
+  Opens, shares, looks into and ends sessions.
+
+  There is no process and no table behind this module. The Python node knows its sessions and
+  monitors their owners itself, on whatever node they run; each function is one request to it.
+
+  Functions take `:node` (default: the configured one) and `:timeout`. A session's id means
+  something on one Python node only.
+  """
+
+  alias SnakeBridge.{Ref, Runtime, SessionMismatchError, SessionNotFoundError, StreamRef}
+
+  @type session_id :: String.t()
+  @type ref :: Ref.t() | StreamRef.t()
+  @type option :: {:node, node()} | {:timeout, timeout()}
+
+  @settings [:max_refs, :ttl_seconds, :tags, :on_full, :cancel_on_timeout, :own_thread]
+
+  @doc """
+  Opens a session that lives as long as `owner_pid` does.
+
+  If there is such a session already, `owner_pid` becomes one more owner: it then lives until the
+  last of them has exited, with the settings that it was opened with. An owner that is dead already
+  ends the session at once.
+
+  Settings are `:max_refs`, `:ttl_seconds`, `:tags`, `:on_full`, `:cancel_on_timeout` and
+  `:own_thread`, explained in `SnakeBridge.SessionContext`.
+  """
+  @spec register_session(session_id(), pid(), keyword()) :: :ok | {:error, Exception.t()}
+  def register_session(session_id, owner_pid, opts \\ [])
+      when is_binary(session_id) and is_pid(owner_pid) do
+    {settings, opts} = Keyword.split(opts, @settings)
+    request({:open_session, session_id, owner_pid, Map.new(settings)}, opts)
+  end
+
+  @doc """
+  Sees to it that `ref` is one of the session's objects.
+
+  Refs are registered by being made, so there is nothing to do for a ref of this session; one of
+  another session is a `SnakeBridge.SessionMismatchError`. Any other term is kept in Python as
+  a new object of the session.
+  """
+  @spec register_ref(session_id(), ref() | term(), [option()]) :: :ok | {:error, Exception.t()}
+  def register_ref(session_id, ref, opts \\ [])
+
+  def register_ref(session_id, %module{session_id: session_id}, _opts)
+      when module in [Ref, StreamRef],
+      do: :ok
+
+  def register_ref(session_id, %module{} = ref, _opts) when module in [Ref, StreamRef] do
+    error = %SessionMismatchError{
+      expected_session: ref.session_id,
+      actual_session: session_id,
+      ref_id: ref.id
+    }
+
+    {:error, %{error | message: Exception.message(error)}}
+  end
+
+  def register_ref(session_id, term, opts) do
+    with {:ok, _ref} <- Runtime.put(term, [session_id: session_id] ++ opts), do: :ok
+  end
+
+  @doc """
+  Whether there is such a session. Raises if the Python node cannot be asked.
+  """
+  @spec session_exists?(session_id(), [option()]) :: boolean()
+  def session_exists?(session_id, opts \\ []) do
+    case session(session_id, opts) do
+      {:ok, _session} -> true
+      {:error, %SessionNotFoundError{}} -> false
+      {:error, error} -> raise error
+    end
+  end
+
+  @doc """
+  Lists the refs of a session; a session that is not there has none.
+  Raises if the Python node cannot be asked.
+  """
+  @spec list_refs(session_id() | pid(), [option()]) :: [ref()]
+  def list_refs(session_id, opts \\ []) do
+    case refs(session_id, opts) do
+      {:ok, refs} -> Enum.map(refs, & &1.ref)
+      {:error, %SessionNotFoundError{}} -> []
+      {:error, error} -> raise error
+    end
+  end
+
+  @doc """
+  Ends a session and frees all its objects. It is no error if there is none.
+  """
+  @spec release_session(session_id() | pid(), [option()]) :: :ok | {:error, Exception.t()}
+  def release_session(session_id, opts \\ []) do
+    with {:ok, _count} <- Runtime.release_session(session_id, opts), do: :ok
+  end
+
+  @doc """
+  Makes `to` the owner of the session in the place of this process, as `:ets.give_away/3` does for
+  a table. With the option `:from`, in the place of that process.
+  """
+  @spec give_away(session_id(), pid(), [option() | {:from, pid()}]) ::
+          :ok | {:error, Exception.t()}
+  def give_away(session_id, to, opts \\ []) when is_binary(session_id) and is_pid(to) do
+    {from, opts} = Keyword.pop(opts, :from, self())
+    request({:give_session, session_id, from, to}, opts)
+  end
+
+  @doc """
+  Describes a session, which is named by its id or, for an implicit one, by its owner.
+
+  `{:ok, map}` with `owners`, `refs` (how many), `created_at`, `last_used` (Unix seconds),
+  `ttl_seconds`, `max_refs`, `on_full`, `tags` and `running` (whether a call runs).
+  """
+  @spec session(session_id() | pid(), [option()]) :: {:ok, map()} | {:error, Exception.t()}
+  def session(session_id, opts \\ []), do: request({:session, session_id}, opts)
+
+  @doc "Describes all sessions: `{:ok, %{id => map}}`, with the map of `session/2`."
+  @spec sessions([option()]) :: {:ok, %{session_id() => map()}} | {:error, Exception.t()}
+  def sessions(opts \\ []), do: request(:sessions, opts)
+
+  @doc "Describes a session's refs: `{:ok, [%{ref:, type_name:, created_at:, last_used:}]}`."
+  @spec refs(session_id() | pid(), [option()]) :: {:ok, [map()]} | {:error, Exception.t()}
+  def refs(session_id, opts \\ []), do: request({:refs, session_id}, opts)
+
+  @doc """
+  Describes the Python node: `{:ok, map}` with `node`, `creation`, `uptime` (seconds), `sessions`,
+  `refs`, `running_calls` (how many of each), `version` and `python`.
+  """
+  @spec info([option()]) :: {:ok, map()} | {:error, Exception.t()}
+  def info(opts \\ []), do: request(:info, opts)
+
+  defp request(request, opts), do: Runtime.request(request, opts)
+end

@@ -1,0 +1,77 @@
+defmodule SnakeBridge.Telemetry do
+  @moduledoc """
+  Events for `:telemetry`, where that library is loaded when this application starts. Where it is
+  not, a call pays for one look at a flag.
+
+  | event | measurements | metadata |
+  |---|---|---|
+  | `[:snakebridge, :call, :start]` | `system_time`, `monotonic_time` | `node`, `request`, `module`, `function`, `session_id` |
+  | `[:snakebridge, :call, :stop]` | `duration`, `monotonic_time` | the same |
+  | `[:snakebridge, :call, :exception]` | `duration`, `monotonic_time` | the same, and `kind: :error`, `reason` (the exception), `stacktrace: []` |
+
+  Times are in native units. There is one `:start` for every request, and one `:stop` or, if it came
+  back as `{:error, exception}`, one `:exception`. `request` is the request's name, such as `:call`
+  or `:method`; `module` is `nil` where a ref was asked.
+  """
+
+  @enabled {__MODULE__, :enabled}
+
+  @doc false
+  @spec setup() :: :ok
+  def setup, do: :persistent_term.put(@enabled, Code.ensure_loaded?(:telemetry))
+
+  @doc false
+  @spec enabled?() :: boolean()
+  def enabled?, do: :persistent_term.get(@enabled, false)
+
+  @doc false
+  @spec span(node(), tuple() | atom(), (() -> result)) :: result when result: term()
+  def span(node, request, fun) do
+    metadata = metadata(node, request)
+    start = System.monotonic_time()
+    execute(:start, %{system_time: System.system_time(), monotonic_time: start}, metadata)
+    result = fun.()
+    stop = System.monotonic_time()
+    measurements = %{duration: stop - start, monotonic_time: stop}
+
+    case result do
+      {:error, exception} ->
+        failure = %{kind: :error, reason: exception, stacktrace: []}
+        execute(:exception, measurements, Map.merge(metadata, failure))
+
+      _answer ->
+        execute(:stop, measurements, metadata)
+    end
+
+    result
+  end
+
+  # The module is in a variable because it need not exist: neither compiler nor dialyzer is to look.
+  defp execute(event, measurements, metadata) do
+    telemetry = :telemetry
+    telemetry.execute([:snakebridge, :call, event], measurements, metadata)
+  end
+
+  defp metadata(node, request) when is_atom(request), do: metadata(node, {request})
+
+  defp metadata(node, request) do
+    {module, function} = target(request)
+    last = elem(request, tuple_size(request) - 1)
+    session_id = if is_map(last), do: Map.get(last, :session_id)
+
+    %{
+      node: node,
+      request: elem(request, 0),
+      module: module,
+      function: function,
+      session_id: session_id
+    }
+  end
+
+  defp target({:call, module, function, _args, _kwargs, _opts}), do: {module, function}
+  defp target({:get, module, name, _opts}), do: {module, name}
+  defp target({:method, _ref, name, _args, _kwargs, _opts}), do: {nil, name}
+  defp target({:getattr, _ref, name, _opts}), do: {nil, name}
+  defp target({:setattr, _ref, name, _value, _opts}), do: {nil, name}
+  defp target(_request), do: {nil, nil}
+end
