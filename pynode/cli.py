@@ -105,7 +105,7 @@ def serve(
         bridge = Bridge(allow=allow or None)
         node.add(bridge, name=Bridge.NAME)
         node.start()
-    except (PynodeError, ValueError, OSError) as error:
+    except (PynodeError, ValueError) as error:
         _fail(error)
     if stop_on_eof:
         threading.Thread(target=_wait_for_eof, args=(stop,), daemon=True).start()
@@ -141,7 +141,7 @@ def ping(node: str, cookie: str | None, cookie_file: Path | None, timeout: float
         )
         with client:
             client.ping(node, timeout=timeout)
-    except (PynodeError, ValueError, OSError) as error:
+    except (PynodeError, ValueError) as error:
         _fail(error)
     click.echo("pong")
 

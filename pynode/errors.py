@@ -8,6 +8,7 @@
      ├── ProtocolError
      │    ├── LocalProtocolError         we broke the distribution protocol (a bug, or wrong use)
      │    └── RemoteProtocolError        the peer broke it; the connection is closed
+     ├── ListenError                     an address or port that cannot be listened on
      ├── HandshakeError                  a connection that was refused, and by whom and why
      ├── EpmdError
      │    ├── EpmdUnavailableError       nothing answers at the EPMD port
@@ -54,6 +55,10 @@ class LocalProtocolError(ProtocolError):
 
 class RemoteProtocolError(ProtocolError):
     """The peer sent what the protocol does not allow."""
+
+
+class ListenError(PynodeError):
+    """The node cannot listen for its peers."""
 
 
 class HandshakeError(PynodeError):

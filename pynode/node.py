@@ -166,7 +166,7 @@ class Node:
     def start(self) -> None:
         """Listen, register with EPMD (or be one, where there is none), and accept peers.
 
-        Raises NameTakenError, other EpmdErrors, and OSError when the port is not free.
+        Raises NameTakenError, other EpmdErrors, and ListenError when the port is not free.
         """
         self._port = self._table.listen(self._address, self._port)
         self.engine.start()

@@ -263,7 +263,7 @@ class BitString:
         object.__setattr__(self, "data", bytes(self.data[:-1]) + bytes((last,)))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class ImproperList:
     """``[E1, E2 | Tail]`` with a tail that is no list: `elements` has at least one.
 
@@ -274,16 +274,23 @@ class ImproperList:
     elements: tuple[Term, ...]
     tail: Term
 
-    def __post_init__(self) -> None:
-        kind = type(self.tail)
-        if kind is list or not self.elements:
+    # By hand because there is one in each call that arrives, ``[alias | Reference]``.
+    def __init__(self, elements: tuple[Term, ...], tail: Term) -> None:
+        kind = type(tail)
+        if kind is list or not elements:
             raise ValueError(
                 "An improper list has at least one element, and a tail that is no list: "
                 "use a list, or the tail alone."
             )
         if kind is ImproperList:
-            object.__setattr__(self, "elements", (*self.elements, *self.tail.elements))
-            object.__setattr__(self, "tail", self.tail.tail)
+            elements = (*elements, *tail.elements)
+            tail = tail.tail
+        _set_elements(self, elements)
+        _set_tail(self, tail)
+
+
+_set_elements = _setter(ImproperList, "elements")
+_set_tail = _setter(ImproperList, "tail")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ name goes on; ``ok_simultaneous`` and ``nok`` in `dist_util.erl`).
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import threading
 import time
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from pynode import config
 from pynode.dist.connection import Connection
-from pynode.errors import HandshakeError, NodeUnavailableError
+from pynode.errors import HandshakeError, ListenError, NodeUnavailableError
 from pynode.protocol.flags import DFlag
 from pynode.protocol.handshake import NEED_DATA as HANDSHAKE_NEEDS_DATA
 from pynode.protocol.handshake import Established, Handshake, PeerName, Status, StatusAlive
@@ -35,11 +36,16 @@ log = logging.getLogger(__name__)
 
 
 class _Attempt:
-    """A connection that is being made, and those who wait for it."""
+    """A connection that is being made, and those who wait for it.
 
-    def __init__(self) -> None:
+    `incoming` is true if the peer makes it, also when that takes the place of this node's own.
+    """
+
+    def __init__(self, *, incoming: bool) -> None:
+        self.incoming = incoming
         self.done = threading.Event()
         self.connection: Connection | None = None
+        self.error: NodeUnavailableError | None = None
 
 
 class ConnectionTable:
@@ -84,9 +90,16 @@ class ConnectionTable:
     # --- life
 
     def listen(self, address: str, port: int = 0) -> int:
-        """Listen for peers; return the port. Raises OSError."""
+        """Listen for peers; return the port. Raises ListenError."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        listener = socket.create_server((address, port), family=family, backlog=128)
+        try:
+            listener = socket.create_server((address, port), family=family, backlog=128)
+        except OSError as error:
+            raise ListenError(
+                f"{self.name} cannot listen on {address} port {port} "
+                f"({os.strerror(error.errno) if error.errno else error}): "
+                "choose an address of this machine, and a port that is free."
+            ) from error
         self._listener = listener
         return int(listener.getsockname()[1])
 
@@ -124,32 +137,38 @@ class ConnectionTable:
 
         Raises NodeUnavailableError with the reason.
         """
-        connection = self._connections.get(peer)
-        if connection is not None:
-            return connection
+        deadline = time.monotonic() + 2 * config.NET_SETUPTIME
+        while True:
+            with self._lock:
+                connection = self._connections.get(peer)
+                if connection is not None:
+                    return connection
+                attempt = self._attempts.get(peer)
+                ours = attempt is None
+                if attempt is None:
+                    attempt = self._attempts[peer] = _Attempt(incoming=False)
+            if ours:
+                try:
+                    self._initiate(peer, attempt)
+                except NodeUnavailableError as error:
+                    attempt.error = error
+                finally:
+                    self._give_up(peer, attempt)
+            else:
+                attempt.done.wait(max(0.0, deadline - time.monotonic()))
+            if attempt.connection is not None:
+                return attempt.connection
+            if not attempt.incoming or time.monotonic() > deadline:
+                reason = attempt.error or f"{peer} is slow to connect: its log may say why."
+                raise NodeUnavailableError(str(reason), node=peer)
+            # The peer's own attempt came to nothing: make one.
+
+    def _give_up(self, peer: str, attempt: _Attempt) -> None:
+        """Let nobody wait any longer for an attempt that may have failed."""
         with self._lock:
-            connection = self._connections.get(peer)
-            if connection is not None:
-                return connection
-            attempt = self._attempts.get(peer)
-            ours = attempt is None
-            if attempt is None:
-                attempt = self._attempts[peer] = _Attempt()
-        if ours:
-            try:
-                self._initiate(peer, attempt)
-            finally:
-                with self._lock:
-                    if self._attempts.get(peer) is attempt:
-                        del self._attempts[peer]
-                attempt.done.set()
-        else:
-            attempt.done.wait(config.NET_SETUPTIME * 2)
-        if attempt.connection is None:
-            raise NodeUnavailableError(
-                f"{peer} could not be connected to; its log or this node's says why.", node=peer
-            )
-        return attempt.connection
+            if self._attempts.get(peer) is attempt:
+                del self._attempts[peer]
+        attempt.done.set()
 
     def _initiate(self, peer: str, attempt: _Attempt) -> None:
         deadline = time.monotonic() + config.NET_SETUPTIME
@@ -169,11 +188,12 @@ class ConnectionTable:
                 node=peer,
             ) from error
         try:
-            self._shake_hands(sock, handshake, deadline)
+            self._shake_hands(sock, handshake, deadline, {peer: attempt})
         except HandshakeError as error:
             sock.close()
-            # The peer's own attempt goes on instead of ours; wait for it.
-            if handshake.status == "nok" and attempt.done.wait(deadline - time.monotonic()):
+            # The peer's own attempt goes on instead of ours (nok), or was faster (alive).
+            left = deadline - time.monotonic()
+            if handshake.status in {"nok", "alive"} and attempt.done.wait(max(0.0, left)):
                 return
             raise NodeUnavailableError(str(error), node=peer) from error
         except OSError as error:
@@ -213,8 +233,9 @@ class ConnectionTable:
         handshake = Handshake.acceptor(
             self.name, self._cookie, self._flags, self.creation, limits=self._limits
         )
+        attempts: dict[str, _Attempt] = {}
         try:
-            self._shake_hands(sock, handshake, time.monotonic() + config.NET_SETUPTIME)
+            self._shake_hands(sock, handshake, time.monotonic() + config.NET_SETUPTIME, attempts)
         except HandshakeError as error:
             # "nok" is no refusal: both nodes called each other, and our own call goes on.
             level = logging.DEBUG if handshake.status == "nok" else logging.ERROR
@@ -224,11 +245,20 @@ class ConnectionTable:
             log.error("handshake with %s failed: %s", address, error.strerror or error)
             sock.close()
         finally:
+            for peer, attempt in attempts.items():
+                self._give_up(peer, attempt)
             self._half_open.release()
 
-    def _shake_hands(self, sock: socket.socket, handshake: Handshake, deadline: float) -> None:
+    def _shake_hands(
+        self,
+        sock: socket.socket,
+        handshake: Handshake,
+        deadline: float,
+        attempts: dict[str, _Attempt],
+    ) -> None:
         """Drive the handshake over `sock` to a connection in the table.
 
+        The attempt that it belongs to is in `attempts`, or put there when a peer begins one.
         Raises HandshakeError and OSError; `sock` is then still the caller's.
         """
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -243,10 +273,11 @@ class ConnectionTable:
                 sock.settimeout(max(0.001, deadline - time.monotonic()))
                 handshake.receive_data(sock.recv(4096))
             elif isinstance(event, PeerName):
-                handshake.send_status(self._status_for(event))
+                handshake.send_status(self._status_for(event, attempts))
             elif isinstance(event, StatusAlive):
-                # We have no connection, so the one that the peer believes in is broken.
-                handshake.answer_alive(go_on=True)
+                # Either the peer's own attempt, which came in meanwhile, was faster, or we have
+                # no connection, and the one that the peer believes in is broken.
+                handshake.answer_alive(go_on=not attempts[event.peer].incoming)
             elif isinstance(event, Established):
                 self._established(sock, handshake, event, deadline)
                 return
@@ -257,14 +288,22 @@ class ConnectionTable:
             sock.settimeout(max(0.001, deadline - time.monotonic()))
             sock.sendall(data)
 
-    def _status_for(self, peer: PeerName) -> Status:
+    def _status_for(self, peer: PeerName, attempts: dict[str, _Attempt]) -> Status:
         if DFlag.NAME_ME in peer.flags or peer.name == self.name or self._closed:
             return "not_allowed"
         with self._lock:
             if peer.name in self._connections:
                 return "alive"
-            if peer.name in self._attempts:
-                return "nok" if self.name > peer.name else "ok_simultaneous"
+            attempt = self._attempts.get(peer.name)
+            if attempt is None:
+                # Otherwise this node might begin an attempt of its own now, and the peer drop
+                # the one that we are about to accept.
+                attempts[peer.name] = self._attempts[peer.name] = _Attempt(incoming=True)
+            elif not attempt.incoming:
+                if self.name > peer.name:
+                    return "nok"
+                attempt.incoming = True
+                return "ok_simultaneous"
         return "ok"
 
     def _established(

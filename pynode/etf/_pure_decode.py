@@ -66,6 +66,8 @@ if TYPE_CHECKING:
 MAX_COLLISIONS: Final = 64
 #: Levels of a key that is hashed: the interpreter recurses to do so.
 MAX_KEY_DEPTH: Final = 100
+#: Keys and values of a map in which all keys may collide.
+_SMALL_MAP: Final = 2 * MAX_COLLISIONS
 
 _u16 = Struct(">H").unpack_from
 _u32 = Struct(">I").unpack_from
@@ -135,11 +137,10 @@ def decode_at(
     atoms = known_atoms
     in_hook = False
     value: Any
-    stack: list[tuple[int, int, list[Any], Any]] = []
+    stack: list[tuple[int, int, list[Any]]] = []
     kind: int = _ROOT
     left: int = 1
     items: list[Any] = []
-    header: Any = None
     try:
         while True:
             tag = data[pos]
@@ -176,7 +177,7 @@ def decode_at(
                         raise truncated(size)
                     if len(stack) >= deep:
                         deep = _deeper(stack, limits)
-                    stack.append((kind, left, items, header))
+                    stack.append((kind, left, items))
                     kind = _TUPLE
                     left = count
                     items = []
@@ -192,7 +193,7 @@ def decode_at(
                     raise truncated(size)
                 if len(stack) >= deep:
                     deep = _deeper(stack, limits)
-                stack.append((kind, left, items, header))
+                stack.append((kind, left, items))
                 items = []
                 if count:
                     kind = _LIST
@@ -214,7 +215,7 @@ def decode_at(
                         raise truncated(size)
                     if len(stack) >= deep:
                         deep = _deeper(stack, limits)
-                    stack.append((kind, left, items, header))
+                    stack.append((kind, left, items))
                     kind = _MAP
                     left = count
                     items = []
@@ -249,10 +250,9 @@ def decode_at(
             elif tag == NEW_FUN_EXT:
                 if len(stack) >= deep:
                     deep = _deeper(stack, limits)
-                stack.append((kind, left, items, header))
+                stack.append((kind, left, items))
                 kind = _FUN
-                items = []
-                header, left, pos = fun_header(data, pos)
+                items, left, pos = fun_header(data, pos)
                 continue
             elif tag == LOCAL_EXT and not stack:
                 # From here on the data is private to the node that made it.
@@ -286,9 +286,10 @@ def decode_at(
                         left = 1
                         break
                 elif kind == _MAP:
-                    if deep == soft_depth and len(items) <= 2 * MAX_COLLISIONS:
+                    if deep == soft_depth and len(items) <= _SMALL_MAP:
+                        flat = iter(items)
                         try:
-                            value = dict(zip(items[::2], items[1::2], strict=True))
+                            value = dict(zip(flat, flat))  # noqa: B905 (It takes time.)
                         except (TypeError, RecursionError):
                             value = _exact_map(items, pos)
                         else:
@@ -300,6 +301,8 @@ def decode_at(
                         in_hook = True
                         value = struct(value)
                         in_hook = False
+                elif kind == _ROOT:
+                    return items[0], pos
                 elif kind == _TAIL:
                     value = items.pop()
                     if items:
@@ -308,15 +311,13 @@ def decode_at(
                             value = items
                         else:
                             value = ImproperList(tuple(items), value)
-                elif kind == _FUN:
-                    value = complete_fun(header, items, pos)
+                else:
+                    value = complete_fun(items, pos)
                     if fun is not None:
                         in_hook = True
                         value = fun(value)
                         in_hook = False
-                else:
-                    return items[0], pos
-                kind, left, items, header = stack.pop()
+                kind, left, items = stack.pop()
                 items.append(value)
                 left -= 1
     except (IndexError, StructError):

@@ -19,10 +19,9 @@ from struct import error as StructError  # noqa: N812 (It is a class.)
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Final
 
-from pynode.config import LIMITS, Limits
+from pynode.config import LIMITS
 from pynode.errors import EncodeError
 from pynode.etf._numbers import SHORTEST_RUN, integer_records, records
-from pynode.etf._pure_decode import decode_at
 from pynode.etf.tags import (
     ATOM_UTF8_EXT,
     BINARY_EXT,
@@ -93,7 +92,6 @@ _fun_start = Struct(">BIB16sII").pack
 #: Keys of these types are different terms if they are different keys, all of them together.
 _DISTINCT_KEYS: Final = frozenset({Atom, str, int, Pid, Port, Reference})
 _NUMBERS: Final = frozenset({int, float})
-_ANY_DEPTH: Final = Limits(depth=2 * (LIMITS.depth + STAND_IN_DEPTH))
 _CONSTANTS: Final = {None: b"w\x03nil", True: b"w\x04true", False: b"w\x05false"}
 _atoms: dict[str, bytes] = {}
 
@@ -307,27 +305,33 @@ def _out_of_range(what: str) -> EncodeError:
 def _watched(pairs: Iterable[tuple[Any, Any]], parts: list[bytes]) -> Iterator[Any]:
     """Yield keys and values in turn, and then raise EncodeError if two keys are the same term.
 
-    Only what they are encoded to tells: None and Atom("nil"), "a" and b"a" are one key each.
+    What they are encoded to tells: None and Atom("nil"), "a" and b"a" are one key each.
     """
-    keys = []
+    seen = set()
+    with_maps = []
     for key, value in pairs:
         start = len(parts)
         yield key
         encoded = b"".join(parts[start:])
         # As one part, or keys inside keys would be put together again and again.
         parts[start:] = (encoded,)
-        keys.append(encoded)
+        if encoded in seen:
+            raise _same_key()
+        seen.add(encoded)
+        if MAP_EXT in encoded:
+            with_maps.append(key)
         yield value
-    distinct: set[Any] = set(keys)
-    if len(distinct) == len(keys):
-        # Two maps may be the same with their own keys in another order.
-        maps = [key for key in keys if MAP_EXT in key]
-        if len(maps) < 2:
-            return
-        distinct = {exact(decode_at(key, 0, limits=_ANY_DEPTH)[0]) for key in maps}
-        if len(distinct) == len(maps):
-            return
-    raise EncodeError("Two keys of a map are the same Erlang term: remove or rename one.")
+    # Maps may be the same with their own keys in another order.
+    try:
+        if len(set(map(exact, with_maps))) != len(with_maps):
+            raise _same_key()
+    except RecursionError:
+        # Only keys of the same hash value are compared.
+        raise _same_key() from None
+
+
+def _same_key() -> EncodeError:
+    return EncodeError("Two keys of a map are the same Erlang term: remove or rename one.")
 
 
 # --- numbers -------------------------------------------------------------------------------
@@ -451,9 +455,11 @@ def _int32(number: int) -> bytes:
 
 
 def _fun(fun: Fun, parts: list[bytes]) -> Iterator[Any]:
-    """Yield the terms in a fun; then write its header, which is the last part, once more."""
+    """Yield the terms in a fun; then write its header, the last part before them, once more."""
     header = len(parts) - 1
     parts += (_atom(fun.module), _int32(fun.old_index), _int32(fun.old_uniq))
     yield fun.pid
     yield from fun.free_vars
-    parts[header] = _fun_header(fun, sum(map(len, parts[header + 1 :])))
+    # As one part, or funs inside funs would be added up again and again.
+    body = b"".join(parts[header + 1 :])
+    parts[header:] = (_fun_header(fun, len(body)), body)

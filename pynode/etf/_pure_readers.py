@@ -61,8 +61,8 @@ _two_words = Struct(">II").unpack_from
 _pid_words = Struct(">III").unpack_from
 _v4_port_words = Struct(">QI").unpack_from
 _fun_start = Struct(">IB16sII").unpack_from
-#: By the number of words of the reference: the words.
-_REFERENCE_WORDS: Final = [Struct(f">{count}I").unpack_from for count in range(6)]
+#: By the number of words of the reference: the creation, and the words.
+_REFERENCE_WORDS: Final = [Struct(f">I{count}I").unpack_from for count in range(6)]
 
 #: What FLOAT_EXT holds ("%.20e"), as strict about it as the BEAM.
 _float_text = re.compile(rb"[+-]?[0-9]+\.[0-9]+(?:[eE][+-]?[0-9]+)?\Z").match
@@ -103,6 +103,12 @@ def _remember(cache: dict[bytes, Any], key: bytes, value: object) -> None:
 def _atom_at(data: bytes, pos: int) -> tuple[Atom, int]:
     """Return the atom at `pos`, an Atom also if it is nil or a boolean, and the next position."""
     tag = data[pos]
+    if tag == SMALL_ATOM_UTF8_EXT:
+        end = pos + 2 + data[pos + 1]
+        known = known_atoms.get(data[pos + 2 : end])
+        # If the data ends within it, the caller will find nothing behind it.
+        if type(known) is Atom:
+            return known, end
     if tag in _SMALL_ATOMS:
         start = pos + 2
         end = start + data[pos + 1]
@@ -114,15 +120,13 @@ def _atom_at(data: bytes, pos: int) -> tuple[Atom, int]:
     if end > len(data):
         raise truncated(len(data))
     name = data[start:end]
-    if tag == SMALL_ATOM_UTF8_EXT:
-        known = known_atoms.get(name)
-        if type(known) is Atom:
-            return known, end
     try:
-        text = name.decode("latin-1" if tag in {ATOM_EXT, SMALL_ATOM_EXT} else "utf-8")
-        return Atom(text), end
+        atom = Atom(name.decode("latin-1" if tag in {ATOM_EXT, SMALL_ATOM_EXT} else "utf-8"))
     except ValueError:
         raise invalid(pos, "an atom that is no text of up to 255 characters") from None
+    if tag == SMALL_ATOM_UTF8_EXT and name not in _RESERVED:
+        _remember(known_atoms, name, atom)
+    return atom, end
 
 
 def new_pid(data: bytes, pos: int) -> tuple[Pid, int]:
@@ -140,24 +144,24 @@ def new_pid(data: bytes, pos: int) -> tuple[Pid, int]:
 
 def new_reference(data: bytes, pos: int) -> tuple[Reference, int]:
     """Return the reference (NEWER_REFERENCE_EXT) at `pos`, and remember it."""
-    count = _word_count(data, pos)
+    unpack = _reference_words(data, pos)
     node, at = _atom_at(data, pos + 3)
-    creation = _u32(data, at)[0]
-    ids = _REFERENCE_WORDS[count](data, at + 4)
-    end = at + 4 + 4 * count
+    words = unpack(data, at)
+    end = at + 4 * len(words)
     if data[pos + 3] != SMALL_ATOM_UTF8_EXT:
-        return Reference(node, creation, ids), end
+        return Reference(node, words[0], words[1:]), end
     wire = data[pos:end]
-    reference = Reference(node, creation, ids, _wire=wire)
+    reference = Reference(node, words[0], words[1:], _wire=wire)
     _remember(known_references, wire, reference)
     return reference, end
 
 
-def _word_count(data: bytes, pos: int) -> int:
-    count: int = _u16(data, pos + 1)[0]
+def _reference_words(data: bytes, pos: int) -> Callable[[bytes, int], tuple[int, ...]]:
+    """Return what reads the creation and the words of the reference at `pos`."""
+    count = data[pos + 1] << 8 | data[pos + 2]
     if not 1 <= count <= 5:
         raise invalid(pos, f"a reference of {count} words, not of 1 to 5")
-    return count
+    return _REFERENCE_WORDS[count]
 
 
 def _old_creation(data: bytes, pos: int) -> int:
@@ -171,11 +175,8 @@ def _old_creation(data: bytes, pos: int) -> int:
 # --- funs ----------------------------------------------------------------------------------
 
 
-def fun_header(data: bytes, pos: int) -> tuple[tuple[Any, ...], int, int]:
-    """Return the fields before the pid, how many terms follow, and where they begin.
-
-    The terms are the pid and the free variables.
-    """
+def fun_header(data: bytes, pos: int) -> tuple[list[Any], int, int]:
+    """Return the first fields, how many terms follow (a pid and variables), and from where on."""
     # What it says about its size is of no use, and the BEAM does not look at it either.
     _size, arity, uniq, index, count = _fun_start(data, pos + 1)
     module, at = _atom_at(data, pos + 30)
@@ -183,7 +184,7 @@ def fun_header(data: bytes, pos: int) -> tuple[tuple[Any, ...], int, int]:
     old_uniq, at = _integer_at(data, at)
     if count >= len(data) - at:
         raise truncated(len(data))
-    return (arity, uniq, index, module, old_index, old_uniq), 1 + count, at
+    return [arity, uniq, index, module, old_index, old_uniq], 1 + count, at
 
 
 def _integer_at(data: bytes, pos: int) -> tuple[int, int]:
@@ -195,12 +196,12 @@ def _integer_at(data: bytes, pos: int) -> tuple[int, int]:
     raise invalid(pos, f"tag {tag} instead of a small integer")
 
 
-def complete_fun(header: tuple[Any, ...], items: list[Any], pos: int) -> Fun:
-    arity, uniq, index, module, old_index, old_uniq = header
-    pid = items[0]
+def complete_fun(items: list[Any], pos: int) -> Fun:
+    """Return the fun of the fields and terms that `fun_header` told of; it ends at `pos`."""
+    arity, uniq, index, module, old_index, old_uniq, pid, *free_vars = items
     if type(pid) is not Pid:
         raise invalid(pos, "the end of a fun without a pid")
-    return Fun(arity, uniq, index, module, old_index, old_uniq, pid, tuple(items[1:]))
+    return Fun(arity, uniq, index, module, old_index, old_uniq, pid, tuple(free_vars))
 
 
 # --- the rest ------------------------------------------------------------------------------
@@ -295,10 +296,11 @@ def _one_word_reference(data: bytes, pos: int) -> tuple[Reference, int]:
 
 
 def _three_word_reference(data: bytes, pos: int) -> tuple[Reference, int]:
-    count = _word_count(data, pos)
+    unpack = _reference_words(data, pos)
     node, at = _atom_at(data, pos + 3)
-    ids = _REFERENCE_WORDS[count](data, at + 1)
-    return _old_reference(pos, node, _old_creation(data, at), ids), at + 1 + 4 * count
+    # The creation has one byte here and not four, of which the last one is this.
+    ids = unpack(data, at - 3)[1:]
+    return _old_reference(pos, node, _old_creation(data, at), ids), at + 1 + 4 * len(ids)
 
 
 def _old_reference(pos: int, node: Atom, creation: int, ids: tuple[int, ...]) -> Reference:

@@ -75,8 +75,8 @@ class Registry:
     the registry. When `monitor` raises, so does the operation, and nothing has changed;
     `demonitor` does not raise. Whatever becomes of a monitored pid (DOWN, noproc, noconnection)
     is reported with `owner_down`, afterwards, from any thread, but not while holding a lock that
-    `monitor` takes. A monitor that was taken back reports nothing, as with
-    `demonitor(Ref, [flush])`.
+    `monitor` takes. A monitor that was taken back must report nothing, as with
+    `demonitor(Ref, [flush])`; see `owner_down`.
 
     `defer` is given functions to be run soon, on another thread, in any order. They run
     destructors and other code of the user's, and do not raise. `ended` is told about each session
@@ -200,14 +200,17 @@ class Registry:
             self._farewell(session, reason, leaving)
         return count
 
-    def owner_down(self, pid: Pid) -> None:
+    def owner_down(self, pid: Pid, confirm: Callable[[], bool] | None = None) -> None:
         """Note that an owner is gone, and end the sessions whose last owner it was.
 
         Its monitor is taken to be gone as well. An unknown pid is ignored, also one that was
-        reported before.
+        reported before. `confirm`, called under the lock, returns whether the monitor that has
+        fired is still the one that this owner has; if not, it was taken back, and is ignored.
         """
         ended: list[tuple[Session, list[Entry]]] = []
         with self._guard:
+            if confirm is not None and not confirm():
+                return
             for session in self._owners.pop(pid, ()):
                 self._disown(session, pid)
                 if not session.owners:

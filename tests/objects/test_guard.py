@@ -24,6 +24,20 @@ class Garbage:
         self.action()
 
 
+class WatchedGuard(Guard):
+    """Knows when something may be half changed."""
+
+    busy = False
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        self.busy = True
+
+    def __exit__(self, *_: object) -> None:
+        self.busy = False
+        super().__exit__()
+
+
 @pytest.fixture
 def _collect_all_the_time() -> Iterator[None]:
     threshold = gc.get_threshold()
@@ -88,27 +102,32 @@ def test_no_destructor_of_garbage_runs_under_the_lock() -> None:
 def test_destructors_of_garbage_may_use_the_registry(make_world: Any) -> None:
     world = make_world()
     registry = world.registry
-    seen: list[Any] = []
+    registry._guard = guard = WatchedGuard()
+    made: list[int] = []
+    half_way: list[bool] = []
 
     def destructor() -> None:
-        # Another thread could not look into the registry if this one held the lock.
-        thread = threading.Thread(target=lambda: seen.append(registry.counts()), daemon=True)
-        thread.start()
-        thread.join(10)
-        assert not thread.is_alive()
+        half_way.append(guard.busy)
         registry.release(world.new_reference())
-        world.check()
+        registry.refs("kept")
 
-    settings = SessionSettings(max_refs=5)
+    def clock() -> float:
+        """Makes garbage under the lock, and allocates enough for a collection."""
+        made.append(1)
+        Garbage(destructor)
+        return float(len([[] for _ in range(10)]))
+
+    registry._clock = clock
+    registry.open_session("kept", world.pid(100))
+    settings = SessionSettings(max_refs=2, ttl_seconds=5)
     for number in range(30):
         session = registry.open_session(f"s{number % 3}", world.pid(number), settings)
-        Garbage(destructor)
-        entry = registry.add(session, None)
-        Garbage(destructor)
-        registry.resolve(entry.reference)
-        Garbage(destructor)
+        for _ in range(3):
+            registry.resolve(registry.add(session, None).reference)
+        registry.expire()
         registry.release_session(f"s{number % 2}")
-        Garbage(destructor)
         world.down(world.pid(number))
+        world.check()
     gc.collect()
-    assert len(seen) == 120
+    assert half_way == [False] * len(made)
+    assert len(made) > 200

@@ -798,3 +798,13 @@ class TestVisibility:
         assert (counts.sessions, counts.refs, counts.owners) == (2, 3, 3)
         assert [session.id for session in registry.sessions()] == ["s0", "s1"]
         assert registry.owners() == [world.pid(number) for number in range(3)]
+
+
+def test_a_monitor_that_was_taken_back_does_not_end_a_later_session(world: Any) -> None:
+    owner = world.pid(1)
+    world.registry.open_session("s", owner)
+    world.registry.owner_down(owner, lambda: False)
+    assert world.registry.find("s") is not None
+    world.monitored.discard(owner)
+    world.registry.owner_down(owner, lambda: True)
+    assert world.registry.find("s") is None

@@ -12,7 +12,7 @@ from pynode.values import struct
 if TYPE_CHECKING:
     from pynode.errors import BridgeError
 
-_OWN_FILES = str(Path(__file__).parent)
+_OWN_FILES = str(Path(__file__).parent.parent)
 
 
 def bridge_error(error: BridgeError) -> dict[Atom, Any]:

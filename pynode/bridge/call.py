@@ -1,0 +1,302 @@
+"""One request, from its arrival to its answer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import suppress
+from reprlib import repr  # noqa: A004 (what is shown in errors must stay short)
+from types import CoroutineType, ModuleType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pynode import etf, gen
+from pynode.bridge.failures import bridge_error, python_error, without_frames
+from pynode.bridge.invoke import arguments, text
+from pynode.bridge.requests import ERROR, REQUESTS, invalid, ref_to, reference_of
+from pynode.dist.task import CallInterrupted, Task
+from pynode.errors import (
+    BridgeError,
+    InvalidRequestError,
+    NodeUnavailableError,
+    SessionNotFoundError,
+)
+from pynode.objects import UNKNOWN, Entry, Session
+from pynode.terms import Atom, Map, Pid, Reference
+from pynode.values import UNREPRESENTABLE, Ref, to_term
+
+if TYPE_CHECKING:
+    from pynode.bridge.service import Bridge
+    from pynode.dist.connection import Connection
+
+log = logging.getLogger(__name__)
+
+
+class Call(Task):
+    """One request, from its arrival to its answer."""
+
+    __slots__ = (
+        "bridge",
+        "caller",
+        "connection",
+        "entry",
+        "first_ref",
+        "handler",
+        "key",
+        "made",
+        "modules",
+        "params",
+        "session_id",
+        "tag",
+        "used",
+    )
+
+    def __init__(
+        self,
+        bridge: Bridge,
+        connection: Connection,
+        caller: Pid | None,
+        tag: Any,
+        first_ref: Ref | None,
+    ) -> None:
+        super().__init__()
+        self.bridge = bridge
+        self.connection = connection
+        self.caller = caller
+        self.tag = tag
+        #: The first ref in the request; without one, no arguments need to be looked through.
+        self.first_ref = first_ref
+        self.modules = bridge.modules
+        #: The reference in the tag: the caller's monitor on us has the same one.
+        self.key: Any = gen.alias_of(tag) or (tag if isinstance(tag, Reference) else id(self))
+        self.handler: Callable[..., Any]
+        self.params: tuple[Any, ...] = ()
+        #: The session that the request names; None for the implicit one.
+        self.session_id: str | None = None
+        #: What the request is about, once it is resolved.
+        self.entry: Entry | None = None
+        #: Refs that count as used until the call ends, where refs may expire.
+        self.used: list[Entry] = []
+        #: Refs made for the answer.
+        self.made: list[Entry] = []
+
+    # --- on the thread that reads
+
+    def parse(self, request: Any) -> None:
+        """Find the handler, the options and the lane. Raises InvalidRequestError."""
+        no_params: tuple[Any, ...] = ()
+        if isinstance(request, str):
+            kind, params = request, no_params
+        elif type(request) is tuple and request and isinstance(request[0], str):
+            kind, params = request[0], request[1:]
+        else:
+            raise invalid(f"The request is {repr(request)}")
+        spec = REQUESTS.get(kind)
+        if spec is None:
+            raise invalid(f"There is no request {repr(kind)}")
+        if len(params) == spec.params + 1 and type(params[-1]) in (dict, Map):
+            self._options(params[-1])
+            params = params[:-1]
+        if len(params) != spec.params:
+            raise invalid(f"The request {kind} has {len(params)} parts after its name")
+        self.handler = spec.handler
+        self.params = params
+        if spec.lane:
+            self.lane = self._lane()
+
+    def fail_with(self, error: Exception) -> None:
+        """Answer with `error`, and do nothing else."""
+
+        def fail(_: Call) -> NoReturn:
+            raise error
+
+        self.handler, self.params, self.lane = fail, (), None
+
+    def _options(self, options: Any) -> None:
+        for name, value in options.items():
+            if name not in ("session_id", "session"):
+                raise InvalidRequestError(
+                    f"There is no option {repr(name)}: the option is session_id.",
+                    reason="unknown_option",
+                )
+            if value is not None:
+                self.session_id = text(value, "session_id")
+
+    def _lane(self) -> Hashable:
+        if self.session_id is not None:
+            return self.session_id
+        home = self.home()
+        return self.caller if home is None else home.lane
+
+    # --- on the thread that runs it
+
+    def run(self) -> None:
+        """See `Task.run`."""
+        session = self.home()
+        if session is not None:
+            session.running += 1
+        try:
+            try:
+                answer = self.handler(self, *self.params)
+            except CallInterrupted:
+                answer = self._interrupted_answer()
+            except BaseException as error:  # noqa: BLE001 (sys.exit() included: it is an answer)
+                answer = self.failure(error)
+            if self.tag is not None:
+                self.reply(answer)
+        except Exception:
+            log.exception("internal error in the answer to %s; please report it", self.caller)
+        finally:
+            for entry in self.used:
+                self.bridge.registry.touch(entry)
+            if session is not None:
+                session.running -= 1
+            self.bridge.done(self)
+
+    def _interrupted_answer(self) -> Any:
+        session = self.home()
+        if session is None and self.session_id is not None:
+            try:
+                self.bridge.registry.session(self.session_id)
+            except BridgeError as error:
+                return (ERROR, bridge_error(error))
+        return self.failure(
+            CallInterrupted("The call was stopped, because its session ended or it was cancelled.")
+        )
+
+    def flush(self) -> None:
+        """See `Task.flush`."""
+        self.connection.flush()
+
+    def failure(self, error: BaseException) -> Any:
+        """Return the answer for a call that raised."""
+        if isinstance(error, BridgeError):
+            return (ERROR, bridge_error(error))
+        term = python_error(error, None)
+        # Where its session is gone, the text of the error is what remains.
+        if not isinstance(error, CallInterrupted):
+            with suppress(BridgeError):
+                term[Atom("ref")] = self._new_ref(without_frames(error), "exception")
+        return (ERROR, term)
+
+    # --- the answer
+
+    def reply(self, answer: Any) -> None:
+        """Encode `answer` and queue it; what cannot be encoded becomes an error."""
+        try:
+            payload = self._encode(answer)
+        except Exception as error:  # noqa: BLE001 (a user's converter may raise anything)
+            self.bridge.registry.discard(self.made)
+            self.made = []
+            payload = self._encode(self.failure(error))
+        caller, connection = self.owner(), self.connection
+        if caller.node != connection.peer:
+            # Passed on by a process of another node: the answer goes to the caller's own.
+            try:
+                connection = self.connection = self.bridge.node.connect(caller.node)
+            except NodeUnavailableError as error:
+                log.debug("no answer for %s: %s", caller, error)
+                return
+        control = gen.reply_to(self.bridge.pid, caller, self.tag)
+        connection.post(connection.encode(control, payload))
+        connection.throttle()
+
+    def _encode(self, answer: Any) -> bytes:
+        buffer = bytearray()
+        etf.encode_into(buffer, (self.tag, answer), self._default)
+        return bytes(buffer)
+
+    def _default(self, value: Any) -> Any:
+        term = to_term(value)
+        if term is not UNREPRESENTABLE:
+            return term
+        return self._new_ref(value, "stream" if isinstance(value, Iterator) else "ref")
+
+    def _new_ref(self, value: Any, kind: Any) -> Any:
+        if self.bridge.guarded and isinstance(value, ModuleType):
+            self.bridge.modules.check(value.__name__)
+        entry = self.bridge.registry.add(self.session(), value, kind)
+        self.made.append(entry)
+        return ref_to(entry).to_term()
+
+    # --- sessions and refs
+
+    def home(self) -> Session | None:
+        """Return the session that this call runs in, if it has come into being."""
+        registry = self.bridge.registry
+        if self.session_id is not None:
+            return registry.find(self.session_id)
+        if self.first_ref is not None:
+            session = registry.session_of(self.first_ref.id)
+            if session is not None:
+                return session
+        return None if self.caller is None else registry.implicit_session(self.caller)
+
+    def session(self) -> Session:
+        """Return the session for what this call makes; open it if need be.
+
+        Raises SessionNotFoundError if it has ended.
+        """
+        registry = self.bridge.registry
+        if self.session_id is None and self.entry is not None:
+            return self.entry.session
+        if self.session_id is not None:
+            try:
+                return registry.session(self.session_id)
+            except SessionNotFoundError as error:
+                if error.reason != UNKNOWN:
+                    raise
+        caller = self.owner()
+        self.bridge.reach(caller)
+        if self.session_id is not None:
+            return registry.open_session(self.session_id, caller)
+        return registry.ensure_implicit(caller)
+
+    def owner(self) -> Pid:
+        """Return the caller. Raises InvalidRequestError for a cast, which has none."""
+        if self.caller is None:
+            raise InvalidRequestError(
+                "A cast has no caller who could own what it makes: use a call, or name a session.",
+                reason="no_caller",
+            )
+        return self.caller
+
+    def resolve(self, ref: Any) -> Entry:
+        """Return the entry that `ref` stands for."""
+        entry = self.bridge.registry.resolve(reference_of(ref), session_id=self.session_id)
+        if entry.session.ttl_seconds:
+            self.used.append(entry)
+        return entry
+
+    def target(self, ref: Any) -> Any:
+        """Return the object that the request is about; what it makes will live where it does."""
+        self.entry = self.resolve(ref)
+        return self.entry.obj
+
+    def objects(self, value: Any) -> Any:
+        """Return `value` with the objects in the places of the refs in it."""
+        return value if self.first_ref is None else self._objects(value)
+
+    def _objects(self, value: Any) -> Any:
+        kind = type(value)
+        if kind is Ref:
+            return self.resolve(value).obj if self.is_ours(value) else value
+        if kind is list:
+            return [self._objects(item) for item in value]
+        if kind is tuple:
+            return tuple([self._objects(item) for item in value])
+        if kind is dict:
+            return {key: self._objects(item) for key, item in value.items()}
+        return value
+
+    def is_ours(self, ref: Ref) -> bool:
+        """Whether this node made `ref`; a handle on another node's object is just a value."""
+        return ref.id.node == self.bridge.node.name
+
+    def arguments(self, args: Any, kwargs: Any) -> tuple[list[Any], dict[str, Any]]:
+        """Return the arguments of a request, checked, and with objects in the places of refs."""
+        args, kwargs = arguments(args, kwargs)
+        return self.objects(args), self.objects(kwargs)
+
+    def awaited(self, value: Any) -> Any:
+        """Return what a Python call returned, awaited if it is a coroutine."""
+        return self.bridge.run_async(value) if type(value) is CoroutineType else value

@@ -1,0 +1,204 @@
+"""The process `snakebridge`: takes requests, watches owners, keeps the registry."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import threading
+import time
+from queue import SimpleQueue
+from reprlib import repr  # noqa: A004 (what is shown in errors must stay short)
+from typing import TYPE_CHECKING, Any
+
+from pynode import etf
+from pynode.bridge.call import Call
+from pynode.bridge.invoke import Modules
+from pynode.destination import Destination
+from pynode.dist.task import CallInterrupted, Task
+from pynode.errors import BridgeError, NodeUnavailableError
+from pynode.objects import OWNER_DOWN, Registry, Session
+from pynode.terms import Atom, Pid, Reference
+from pynode.values import Ref, from_struct
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import CoroutineType
+
+    from pynode.dist.connection import Connection
+
+log = logging.getLogger(__name__)
+
+
+class _Watch:
+    """That an owner is monitored: by this reference, unless its node was lost just then."""
+
+    reference: Reference | None = None
+
+
+class Bridge(Destination):
+    """Answers the request protocol, until `stop`: add it to a node under its `NAME`.
+
+    `allow` limits what may be called to these modules; see `Modules`.
+    """
+
+    NAME = "snakebridge"
+    registry: Registry
+
+    def __init__(self, *, allow: Iterable[str] | None = None) -> None:
+        self.modules = Modules(allow)
+        self.guarded = allow is not None
+        self.calls: dict[Any, Call] = {}
+        self.started = time.monotonic()
+        self._watches: dict[Pid, _Watch] = {}  # under the registry's lock
+        self._first_ref: Ref | None = None
+        self._idle = threading.Condition()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop_lock = threading.Lock()
+        self._stopping = False
+
+    def attached(self) -> None:
+        """See `Destination.attached`."""
+        self.registry = Registry(
+            new_reference=self.node.new_reference,
+            monitor=self._monitor,
+            demonitor=self._demonitor,
+            defer=self.node.engine.submit,
+            ended=self._ended,
+        )
+        self._expire_later()
+
+    def stop(self, timeout: float) -> bool:
+        """Refuse new calls, wait for those that run, and end all sessions.
+
+        False if some calls still run after `timeout` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        self._stopping = True
+        with self._idle:
+            idle = self._idle.wait_for(lambda: not self.calls, timeout)
+        for session in self.registry.sessions():
+            self.registry.release_session(session.id)
+        # What was deferred before has begun when this has; what is slow is not waited for.
+        unwound = threading.Event()
+        self.node.engine.submit(unwound.set)
+        unwound.wait(max(0.0, deadline - time.monotonic()))
+        return idle
+
+    # --- owners
+
+    def _monitor(self, owner: Pid) -> None:
+        watch = self._watches[owner] = _Watch()
+        gone = functools.partial(self._owner_gone, owner, watch)
+        # Whoever wants a new owner has connected to its node before; if that is lost again, the
+        # owner is as good as dead. This runs under the registry's lock, so it is told later.
+        if self.node.connection(owner.node) is None:
+            self.node.engine.submit(functools.partial(gone, Atom("noconnection")))
+        else:
+            watch.reference = self.node.monitor(owner, gone)
+
+    def _demonitor(self, owner: Pid) -> None:
+        reference = self._watches.pop(owner).reference
+        if reference is not None:
+            self.node.demonitor(reference)
+
+    def _owner_gone(self, owner: Pid, watch: _Watch, reason: Any) -> None:
+        log.debug("owner %s is DOWN: %s", owner, reason)
+
+        def confirm() -> bool:
+            if self._watches.get(owner) is not watch:
+                return False
+            del self._watches[owner]
+            return True
+
+        self.registry.owner_down(owner, confirm)
+
+    def reach(self, owner: Pid) -> None:
+        """Connect to the node of a process that is to be an owner, so that it can be monitored.
+
+        Raises NodeUnavailableError. May block: not for the thread that reads.
+        """
+        self.node.connect(owner.node)
+
+    def _ended(self, session: Session, reason: str) -> None:
+        """Stop the calls of a session that has ended."""
+        for task in self.node.engine.tasks(session.lane):
+            # When an implicit session is released, its owner may go on and make a new one: what
+            # has not begun is not about the old one.
+            if task.is_running or reason == OWNER_DOWN or session.lane == session.id:
+                task.interrupt()
+        self.node.engine.end_own_thread(session.lane)
+
+    def _expire_later(self) -> None:
+        def expire() -> None:
+            if not self._stopping:
+                self.node.engine.submit(self.registry.expire)
+                self._expire_later()
+
+        seconds = self.registry.next_expiry()
+        self.node.engine.after(min(1.0, seconds) if seconds is not None else 1.0, expire)
+
+    # --- messages
+
+    def deliver(self, connection: Connection, payload: bytes) -> Task | None:
+        """See `Destination.deliver`."""
+        self._first_ref = None
+        message = etf.decode_at(payload, 0, struct=self._from_struct, fun=self.node.callable)[0]
+        match message:
+            case (Atom("$gen_call"), (Pid() as caller, tag), request):
+                return self._call(connection, caller, tag, request)
+            case (Atom("$gen_cast"), request):
+                return self._call(connection, None, None, request)
+        log.debug("ignored a message that is no request: %s", repr(message))
+        return None
+
+    def _from_struct(self, fields: dict[Any, Any]) -> Any:
+        value = from_struct(fields)
+        if self._first_ref is None and type(value) is Ref:
+            self._first_ref = value
+        return value
+
+    def _call(self, connection: Connection, caller: Pid | None, tag: Any, request: Any) -> Call:
+        call = Call(self, connection, caller, tag, self._first_ref)
+        if self._stopping:
+            message = f"{self.node.name} is shutting down: call it again when it is back."
+            call.fail_with(NodeUnavailableError(message, node=self.node.name))
+        else:
+            try:
+                call.parse(request)
+            except BridgeError as error:
+                call.fail_with(error)
+        self.calls[call.key] = call
+        return call
+
+    def demonitored(self, reference: Reference) -> None:
+        """See `Destination.demonitored`: the caller has its answer, or has given up."""
+        call = self.calls.get(reference)
+        if call is not None:
+            session = call.home()
+            if session is not None and session.settings.cancel_on_timeout:
+                call.interrupt()
+
+    def done(self, call: Call) -> None:
+        """Forget a call that has been answered."""
+        self.calls.pop(call.key, None)
+        if self._stopping:
+            with self._idle:
+                self._idle.notify_all()
+
+    def run_async(self, coroutine: CoroutineType[Any, Any, Any]) -> Any:
+        """Await `coroutine` on the node's event loop and return its result."""
+        with self._loop_lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(
+                    target=self._loop.run_forever, name="pynode-asyncio", daemon=True
+                ).start()
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        inbox: SimpleQueue[Any] = SimpleQueue()
+        future.add_done_callback(inbox.put)
+        try:
+            return self.node.engine.wait(inbox, None).result()
+        except CallInterrupted:
+            future.cancel()
+            raise

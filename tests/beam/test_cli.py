@@ -1,0 +1,163 @@
+"""The command, as people and other programs start it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pynode.terms import Atom
+from pynode.testing import ChildExitedError, Epmd, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from pynode.testing import BeamNode, PynodeProcess
+
+
+def run(*args: str, **env: str) -> tuple[int, str, str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYNODE_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "pynode", *args],
+        env=environment | env,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_help_and_version() -> None:
+    assert run("--help")[0] == 0
+    code, out, _ = run("--version")
+    assert (code, out.split()[0]) == (0, "pynode,")
+    assert "PYNODE_COOKIE" in run("--help")[1]
+
+
+def test_ping(module_pynode: PynodeProcess, any_beam: BeamNode, cookie: str) -> None:
+    assert run("ping", module_pynode.name, PYNODE_COOKIE=cookie)[:2] == (0, "pong\n")
+    assert run("ping", any_beam.name, PYNODE_COOKIE=cookie)[:2] == (0, "pong\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "secret", "words"),
+    [
+        ("nobody@127.0.0.1", "abc", "No node nobody is registered"),
+        ("nohost", "abc", "node name"),
+        (None, "wrong", "cookie"),
+    ],
+)
+def test_ping_says_why_not(
+    module_pynode: PynodeProcess, name: str | None, secret: str, words: str
+) -> None:
+    code, out, err = run("ping", name or module_pynode.name, PYNODE_COOKIE=secret)
+    assert (code, out) == (1, "")
+    (line,) = [line for line in err.splitlines() if line.startswith("pynode: ")]
+    assert words in line
+    assert "Traceback" not in err
+
+
+def test_serve_says_why_not(
+    module_pynode: PynodeProcess, cookie: str, tmp_path: Path, epmd: Epmd
+) -> None:
+    public = tmp_path / "cookie"
+    public.write_text("abc")
+    public.chmod(0o644)
+    name = f"py{secrets.token_hex(4)}@127.0.0.1"
+    for args, env, words in [
+        (["--name", module_pynode.name], {"PYNODE_COOKIE": cookie}, "is taken"),
+        (["--name", "nohost"], {"PYNODE_COOKIE": cookie}, "name@host"),
+        (["--name", name], {"HOME": str(tmp_path)}, "No cookie was given"),
+        (["--name", name, "--cookie-file", str(public)], {}, "chmod 400"),
+        (["--name", name, "--listen", "1.2.3.4"], {"PYNODE_COOKIE": cookie}, "cannot listen"),
+    ]:
+        code, out, err = run("serve", *args, **env)
+        assert (code, out) == (1, ""), args
+        assert len(err.splitlines()) == 1
+        assert words in err
+    assert module_pynode.name.partition("@")[0] in epmd.names()
+
+
+def test_allow(start_pynode: Callable[..., PynodeProcess], any_beam: BeamNode) -> None:
+    python = start_pynode(None, "--allow", "math", "--allow", "json")
+
+    def ask(*request: object) -> Any:
+        call = "gen_server:call({snakebridge, N}, R)"
+        return any_beam.eval(call, N=Atom(python.name), R=request)
+
+    assert ask(Atom("call"), "math", "sqrt", [16], {}) == (Atom("ok"), 4.0)
+    requests: list[Any] = [
+        (Atom("call"), "os", "getpid", [], {}),
+        (Atom("get"), "os", "environ"),
+        (Atom("call"), "json", "codecs.open", ["/etc/passwd"], {}),
+        (Atom("get"), "json", "codecs"),
+    ]
+    for request in requests:
+        tag, error = ask(*request)
+        assert (tag, error["__struct__"]) == ("error", "Elixir.SnakeBridge.NotAllowedError")
+
+
+def test_sigterm_lets_a_running_call_finish(
+    start_pynode: Callable[..., PynodeProcess], any_beam: BeamNode
+) -> None:
+    python = start_pynode()
+    call = "gen_server:call({snakebridge, N}, R, 30000)"
+    running = any_beam.start_eval(
+        call, N=Atom(python.name), R=(Atom("call"), "time", "sleep", [0.5], {})
+    )
+    wait_until(
+        lambda: any_beam.eval(call, N=Atom(python.name), R=Atom("info"))[1]["running_calls"] == 1
+    )
+    assert python.stop() == 0
+    assert running.result(10) == (Atom("ok"), None)
+
+
+def test_it_stops_when_standard_input_is_closed(epmd: Epmd, cookie: str) -> None:
+    name = f"py{secrets.token_hex(4)}@127.0.0.1"
+    with subprocess.Popen(
+        [sys.executable, "-m", "pynode", "serve", "--name", name, "--stop-on-eof"],
+        env=os.environ | {"PYNODE_COOKIE": cookie},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == f"ready {name}\n"
+        process.stdin.close()
+        assert process.wait(20) == 0
+    assert name.partition("@")[0] not in epmd.names()
+
+
+def test_the_log_tells_who_comes_and_goes(
+    start_pynode: Callable[..., PynodeProcess], start_beam: Callable[..., BeamNode]
+) -> None:
+    python, beam = start_pynode(), start_beam()
+    beam.eval("net_kernel:connect_node(N)", N=Atom(python.name))
+    python.log.wait_for(f"{beam.name} is connected")
+    beam.kill()
+    python.log.wait_for(f"{beam.name} is no longer connected")
+
+
+def test_the_cookie_is_never_shown(
+    start_pynode: Callable[..., PynodeProcess], start_beam: Callable[..., BeamNode]
+) -> None:
+    python = start_pynode(None, "--log-level", "debug", cookie="c00kie-of-mine")
+    stranger = start_beam(cookie="another-c00kie")
+    assert stranger.eval("net_kernel:connect_node(N)", N=Atom(python.name)) is False
+    python.log.wait_for("refused")
+    assert "c00kie" not in str(python.log)
+
+
+def test_a_name_in_use_does_not_start(
+    module_pynode: PynodeProcess, start_pynode: Callable[..., PynodeProcess]
+) -> None:
+    with pytest.raises(ChildExitedError, match="is taken"):
+        start_pynode(module_pynode.name)
