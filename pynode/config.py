@@ -45,13 +45,13 @@ class Limits:
 
     #: One frame of the distribution protocol.
     frame: int = 256 * 1024 * 1024
-    #: One message put together from fragments.
+    #: All messages that are in pieces on one connection.
     message: int = 1024 * 1024 * 1024
     #: Messages that may be in pieces at the same time on one connection.
     fragmented_messages: int = 1_024
     #: One packet of the handshake.
     handshake_packet: int = 4_096
-    #: Handshakes that may be under way at the same time, in both directions.
+    #: Handshakes under way that others have begun.
     handshakes: int = 128
     #: Levels of lists, tuples and maps inside each other.
     depth: int = 10_000

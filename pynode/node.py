@@ -172,11 +172,11 @@ class Node:
         self.engine.start()
         try:
             self.creation = self._register()
+            for destination in self._waiting:
+                self._attach(destination)
         except BaseException:
             self.stop()
             raise
-        for destination in self._waiting:
-            self._attach(destination)
         self._self = self._callers.pid
         self._table.start(self.creation)
 
