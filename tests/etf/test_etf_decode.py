@@ -242,6 +242,19 @@ def test_counts_beyond_the_end(etf: ModuleType, data: bytes) -> None:
         etf.decode_at(data, 0)
 
 
+@pytest.mark.parametrize("size", [16, 17, 40])
+def test_lists_that_begin_with_numbers(etf: ModuleType, size: int) -> None:
+    for number, data in ((7, b"a\x07"), (-1, b"b" + b"\xff" * 4), (0.0, b"F" + bytes(8))):
+        for other in (b"w\x01a", b"F\x7f\xf0\0\0\0\0\0\0", b"\0"):
+            numbers = b"l" + (size + 2).to_bytes(4) + data * size
+            if other == b"w\x01a":
+                term = etf.decode_at(numbers + other + data + b"j", 0)[0]
+                assert repr(term) == repr([*[number] * size, Atom("a"), number])
+            else:
+                with pytest.raises(DecodeError, match=f"At byte {5 + size * len(data)} "):
+                    etf.decode_at(numbers + other + data + b"j", 0)
+
+
 # --- maps ----------------------------------------------------------------------------------
 
 
@@ -400,6 +413,8 @@ def test_deep_tuples_as_keys_are_not_hashed(etf: ModuleType) -> None:
     assert type(etf.decode_at(shallow, 0)[0]) is dict
     deep = b"t\0\0\0\x01" + nest(b"h\x01", 110, b"a\x01") + b"a\x01"
     assert type(etf.decode_at(deep, 0)[0]) is Map
+    in_a_fun = bytes(fun_bytes(etf))[:-15] + nest(b"h\x01", 110, b"jjj")
+    assert type(etf.decode_at(b"t\0\0\0\x01" + in_a_fun + b"a\x01", 0)[0]) is Map
     # That the map itself is deep inside is no reason.
     inside = nest(b"h\x01", 110, b"t\0\0\0\x01h\x01a\x01a\x01")
     term = etf.decode_at(inside, 0)[0]

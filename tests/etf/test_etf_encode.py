@@ -457,6 +457,13 @@ def test_two_keys_that_are_the_same_term(etf: ModuleType, value: Any) -> None:
         etf.encode(value, default=lambda _: Atom("stand_in"))
 
 
+def test_two_keys_that_are_too_deep_to_compare(etf: ModuleType) -> None:
+    one, other = (nested(1_000, lambda value: Map([(value, 1)])) for _ in range(2))
+    value = {("x", Map([(one, 1), (2, 2)])): 1, (b"x", Map([(2, 2), (other, 1)])): 2}
+    with pytest.raises(EncodeError, match="Two keys"):
+        etf.encode(value)
+
+
 @pytest.mark.parametrize(
     "value",
     [
