@@ -12,6 +12,7 @@ import pytest
 
 from pynode.config import LIMITS
 from pynode.errors import EncodeError
+from pynode.etf import _pure_encode
 from pynode.terms import (
     Atom,
     BitString,
@@ -95,6 +96,13 @@ def test_lists_of_numbers(etf: ModuleType, size: int) -> None:
 def test_string_ext_has_at_most_65535_bytes(etf: ModuleType) -> None:
     assert etf.encode([7] * 65_535) == b"\x83k\xff\xff" + b"\x07" * 65_535
     assert etf.encode([7] * 65_536) == b"\x83l\0\x01\0\0" + b"a\x07" * 65_536 + b"j"
+
+
+def test_sizes_have_32_bits() -> None:
+    # A value of 4 GB is too much for a test.
+    assert _pure_encode._header(109, 0xFFFFFFFF) == b"m\xff\xff\xff\xff"
+    with pytest.raises(EncodeError, match="too large"):
+        _pure_encode._header(109, 0x100000000)
 
 
 def test_a_list_as_the_tail_of_an_improper_list(etf: ModuleType) -> None:
