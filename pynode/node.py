@@ -15,7 +15,7 @@ import logging
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Self, TypeVar
 
-from pynode import config, etf, gen
+from pynode import config, gen
 from pynode.cookie import find_cookie
 from pynode.destination import Destination
 from pynode.dist.engine import Engine
@@ -33,7 +33,7 @@ from pynode.protocol import control as cm
 from pynode.protocol.flags import DEFAULT, DFlag
 from pynode.protocol.names import is_node_name
 from pynode.terms import Atom, Fun, Pid, Reference
-from pynode.values import encode, from_struct
+from pynode.values import decode, encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -448,7 +448,7 @@ class Node:
 
     def decode(self, payload: bytes) -> Any:
         """Return the Python value of an encoded message. Raises DecodeError."""
-        return etf.decode_at(payload, 0, struct=from_struct, fun=self.callable)[0]
+        return decode(payload, fun=self.callable)
 
     def callable(self, fun: Fun) -> RemoteFun:
         """Return `fun` as something that can be called from here."""

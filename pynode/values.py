@@ -20,8 +20,8 @@ from functools import singledispatch
 from typing import TYPE_CHECKING, Any, Final
 
 from pynode import etf
-from pynode.errors import EncodeError
-from pynode.terms import Atom, Map, Reference
+from pynode.errors import DecodeError, EncodeError
+from pynode.terms import Atom, Fun, Map, Reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -269,6 +269,25 @@ def from_struct(fields: dict[Any, Any]) -> Any:
         return convert(fields)
     except (KeyError, TypeError, ValueError, OverflowError, ArithmeticError):
         return fields
+
+
+def decode(
+    payload: bytes,
+    *,
+    fun: Callable[[Fun], Any],
+    struct: Callable[[dict[Any, Any]], Any] = from_struct,
+) -> Any:
+    """Return the Python value of a message's payload; `fun` makes its funs callable.
+
+    Raises DecodeError, also for what follows the term.
+    """
+    value, end = etf.decode_at(payload, 0, struct=struct, fun=fun)
+    if end != len(payload):
+        raise DecodeError(
+            f"{len(payload) - end} bytes follow the term of a message: "
+            "check what implements that node."
+        )
+    return value
 
 
 def _from_ref(fields: dict[Any, Any]) -> Any:

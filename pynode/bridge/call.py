@@ -272,6 +272,11 @@ class Call(Task):
         self.entry = self.resolve(ref)
         return self.entry.obj
 
+    def count_entered(self, change: int) -> None:
+        """Note that the target was entered or exited; what was not exited is so at its end."""
+        if self.entry is not None:
+            self.entry.entered = max(0, self.entry.entered + change)
+
     def objects(self, value: Any) -> Any:
         """Return `value` with the objects in the places of the refs in it."""
         return value if self.first_ref is None else self._objects(value)

@@ -77,7 +77,14 @@ def _do_get(call: Call, module: Any, attribute: Any) -> Any:
 def _do_method(call: Call, ref: Any, name: Any, args: Any, kwargs: Any) -> Any:
     target = call.target(ref)
     args, kwargs = call.arguments(args, kwargs)
-    return (OK, call.awaited(call.interruptible(call.modules.method, target, name, args, kwargs)))
+    value = call.awaited(call.interruptible(call.modules.method, target, name, args, kwargs))
+    if name in _ENTERED:
+        call.count_entered(_ENTERED[name])
+    return (OK, value)
+
+
+#: What these methods do to the number of times that a context manager is entered.
+_ENTERED = {"__enter__": 1, "__exit__": -1}
 
 
 def _do_getattr(call: Call, ref: Any, name: Any) -> Any:

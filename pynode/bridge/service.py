@@ -11,7 +11,6 @@ from queue import SimpleQueue
 from reprlib import repr  # noqa: A004 (what is shown in errors must stay short)
 from typing import TYPE_CHECKING, Any
 
-from pynode import etf
 from pynode.bridge.call import Call
 from pynode.bridge.invoke import Modules
 from pynode.destination import Destination
@@ -19,7 +18,7 @@ from pynode.dist.task import CallInterrupted, Task
 from pynode.errors import BridgeError, NodeUnavailableError
 from pynode.objects import OWNER_DOWN, Registry, Session
 from pynode.terms import Atom, Pid, Reference
-from pynode.values import Ref, from_struct
+from pynode.values import Ref, decode, from_struct
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -143,7 +142,7 @@ class Bridge(Destination):
     def deliver(self, connection: Connection, payload: bytes) -> Task | None:
         """See `Destination.deliver`."""
         self._first_ref = None
-        message = etf.decode_at(payload, 0, struct=self._from_struct, fun=self.node.callable)[0]
+        message = decode(payload, struct=self._from_struct, fun=self.node.callable)
         match message:
             case (Atom("$gen_call"), (Pid() as caller, tag), request):
                 return self._call(connection, caller, tag, request)

@@ -295,6 +295,36 @@ def test_generators_are_closed(
     wait_until(closed.exists)
 
 
+def test_context_managers_that_were_entered_are_exited(
+    any_beam: BeamNode, module_pynode: PynodeProcess, tmp_path: Any
+) -> None:
+    source = """
+class Manager:
+    def __init__(self, path): self.path = path
+    def __enter__(self): return 1
+    def __exit__(self, *reason): open(self.path, "a").write(str(reason[0]) + "\\n")
+"""
+    owner = any_beam.process()
+    namespace = ask(owner, module_pynode, Atom("put"), {})[1]
+    ask(owner, module_pynode, Atom("call"), "builtins", "exec", [source, namespace], {})
+
+    def manager(name: str) -> Any:
+        args = [f"Manager({str(tmp_path / name)!r})", namespace]
+        return ask(owner, module_pynode, Atom("call"), "builtins", "eval", args, {})[1]
+
+    left, done, never = manager("left"), manager("done"), manager("never")
+    for ref in (left, done):
+        assert ask(owner, module_pynode, Atom("method"), ref, "__enter__", [], {})[1] == 1
+    args = [None, None, None]
+    assert ask(owner, module_pynode, Atom("method"), done, "__exit__", args, {})[0] == "ok"
+    assert never["type_name"] == "Manager"
+    owner.exit()
+    wait_until((tmp_path / "left").exists)
+    assert "GeneratorExit" in (tmp_path / "left").read_text()
+    assert (tmp_path / "done").read_text() == "None\n"
+    assert not (tmp_path / "never").exists()
+
+
 def test_a_restarted_python_node_says_so(
     start_beam: Callable[..., BeamNode], start_pynode: Callable[..., PynodeProcess]
 ) -> None:
