@@ -320,14 +320,14 @@ class Node:
         Raises EncodeError, and NodeUnavailableError where Erlang would be silent.
         """
         payload = encode(term)
+        control: cm.ControlMessage
         if isinstance(to, Pid):
-            connection = self.connect(to.node)
-            connection.send(cm.SendSender(self._self, to), payload)
+            peer, control = str(to.node), cm.SendSender(self._self, to)
         else:
-            name, peer = to
-            connection = self.connect(peer)
-            connection.send(cm.RegSend(self._self, Atom(name)), payload)
+            peer, control = to[1], cm.RegSend(self._self, Atom(to[0]))
+        connection = self.connect(peer)
         connection.throttle()
+        connection.send(control, payload)
 
     @_shielded
     def monitor(self, to: Address, callback: Callable[[Any], None]) -> Reference:
@@ -413,10 +413,10 @@ class Node:
         )
         self._inboxes[request] = inbox
         try:
+            connection.throttle()
             connection.send(
                 cm.SpawnRequest(request, self._self, self._self, _ERPC, [_MONITOR]), payload
             )
-            connection.throttle()
             _, reason = self._wait(inbox, (f"{module}:{function}/{len(args)}", peer), timeout)
         finally:
             self._inboxes.pop(request, None)

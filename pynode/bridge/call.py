@@ -197,8 +197,8 @@ class Call(Task):
                 log.debug("no answer for %s: %s", caller, error)
                 return
         control = gen.reply_to(self.bridge.pid, caller, self.tag)
-        connection.post(connection.encode(control, payload))
         connection.throttle()
+        connection.post(connection.encode(control, payload))
 
     def _encode(self, answer: Any) -> bytes:
         buffer = bytearray()

@@ -143,7 +143,7 @@ class Connection(Source):
         self.flush()
 
     def throttle(self) -> None:
-        """Wait while the peer is too slow for what we send it. Never call this while reading."""
+        """Wait while too much is queued for a slow peer. Never call this while reading."""
         if self._out_bytes > config.SEND_BUFFER:
             self.flush()
             with self._room:

@@ -466,11 +466,12 @@ class Engine:
             # A reader counts `begun` first and looks at `_asleep` then; we do it the other way
             # round, so one of the two notices.
             self._asleep = True
-            if not self._hand_over(seen)[0]:
-                self._awake.wait(pause)
+            busy, seen = self._hand_over(seen)
+            # Only work is a reason to stay awake for a while, a timer is not.
+            if busy or self._awake.wait(pause):
+                quiet = 0
             self._asleep = False
             self._awake.clear()
-            quiet = 0
 
     def _hand_over(self, seen: dict[Source, int]) -> tuple[bool, dict[Source, int]]:
         """Promote a reader where a task has been running since the last round."""
