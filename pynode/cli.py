@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import secrets
 import signal
 import sys
 import threading
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -17,8 +19,13 @@ from pynode import config
 from pynode._version import __version__
 from pynode.bridge import Bridge
 from pynode.cookie import find_cookie
+from pynode.dist.epmd import EpmdClient
 from pynode.errors import PynodeError
 from pynode.node import Node
+from pynode.terms import Atom
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 log = logging.getLogger("pynode")
 
@@ -94,7 +101,7 @@ def serve(
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    try:
+    with _failing_well():
         node = Node(
             name,
             cookie=find_cookie(value=cookie, file=cookie_file),
@@ -105,8 +112,6 @@ def serve(
         bridge = Bridge(allow=allow or None)
         node.add(bridge, name=Bridge.NAME)
         node.start()
-    except (PynodeError, ValueError) as error:
-        _fail(error)
     if stop_on_eof:
         threading.Thread(target=_wait_for_eof, args=(stop,), daemon=True).start()
     click.echo(f"ready {name}")
@@ -127,23 +132,85 @@ def _wait_for_eof(stop: threading.Event) -> None:
     stop.set()
 
 
+_timeout = click.option(
+    "--timeout", default=config.CALL_TIMEOUT, show_default=True, help="Seconds to wait."
+)
+
+
 @main.command()
 @click.argument("node")
 @_with_cookie
-@click.option("--timeout", default=config.CALL_TIMEOUT, show_default=True, help="Seconds to wait.")
+@_timeout
 def ping(node: str, cookie: str | None, cookie_file: Path | None, timeout: float) -> None:
     """Ask NODE whether it is there: prints pong and exits 0, or says why not and exits 1."""
-    host = node.partition("@")[2]
+    with _client(node, cookie, cookie_file) as client:
+        client.ping(node, timeout=timeout)
+    click.echo("pong")
+
+
+# Negative numbers are arguments, too.
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.argument("node")
+@click.argument("module")
+@click.argument("function")
+@click.argument("args", nargs=-1)
+@_with_cookie
+@_timeout
+def call(
+    node: str,
+    module: str,
+    function: str,
+    args: tuple[str, ...],
+    cookie: str | None,
+    cookie_file: Path | None,
+    timeout: float,
+) -> None:
+    """Call a FUNCTION of a Python MODULE on NODE, and print what it returns as a Python value.
+
+    Each of the ARGS is JSON if it can be, and else a string. Objects that the call makes on NODE
+    are gone when the command ends.
+    """
+    request: object = (Atom("call"), module, function, [_json_or_text(arg) for arg in args], {})
+    with _client(node, cookie, cookie_file) as client:
+        tag, value = client.call((Bridge.NAME, node), request, timeout=timeout)
+        if tag != "ok":
+            raise PynodeError(value["message"])
+        click.echo(repr(value))
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="The host to ask.")
+def names(host: str) -> None:
+    """List the nodes that are registered with the EPMD of a host, with their ports."""
+    with _failing_well():
+        for entry in EpmdClient(host).names():
+            click.echo(f"{entry.name} {entry.port}")
+
+
+def _json_or_text(text: str) -> object:
     try:
-        client = Node(
-            f"pynode-ping-{secrets.token_hex(4)}@{host or 'localhost'}",
-            cookie=find_cookie(value=cookie, file=cookie_file),
-        )
-        with client:
-            client.ping(node, timeout=timeout)
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+@contextmanager
+def _client(peer: str, cookie: str | None, cookie_file: Path | None) -> Iterator[Node]:
+    """Be a node for a moment, on the same kind of host as `peer`."""
+    host = peer.partition("@")[2] or "localhost"
+    with _failing_well():
+        name = f"pynode-{secrets.token_hex(4)}@{host}"
+        with Node(name, cookie=find_cookie(value=cookie, file=cookie_file)) as node:
+            yield node
+
+
+@contextmanager
+def _failing_well() -> Iterator[None]:
+    """Turn what is the user's to mend into one line and exit status 1."""
+    try:
+        yield
     except (PynodeError, ValueError) as error:
         _fail(error)
-    click.echo("pong")
 
 
 def _fail(error: BaseException) -> NoReturn:

@@ -63,6 +63,30 @@ def test_ping_says_why_not(
     assert "Traceback" not in err
 
 
+def test_call(module_pynode: PynodeProcess, cookie: str) -> None:
+    def call(*args: str) -> tuple[int, str, str]:
+        return run("call", module_pynode.name, *args, PYNODE_COOKIE=cookie)
+
+    assert call("math", "sqrt", "16")[:2] == (0, "4.0\n")
+    assert call("os", "path.join", "a", "b")[:2] == (0, "'a/b'\n")
+    assert call("builtins", "sorted", "[3, 1]")[:2] == (0, "[1, 3]\n")
+    code, out, err = call("math", "sqrt", "-1")
+    assert (code, out, err) == (1, "", "pynode: math domain error\n")
+    code, out, _ = call("collections", "Counter", "aab")
+    assert code == 0
+    assert "Counter" in out
+    assert call("gc", "get_count")[0] == 0
+
+
+def test_names(module_pynode: PynodeProcess) -> None:
+    code, out, _ = run("names")
+    assert code == 0
+    assert module_pynode.name.partition("@")[0] in [line.split()[0] for line in out.splitlines()]
+    code, _, err = run("names", ERL_EPMD_PORT="1")
+    assert code == 1
+    assert len(err.splitlines()) == 1
+
+
 def test_serve_says_why_not(
     module_pynode: PynodeProcess, cookie: str, tmp_path: Path, epmd: Epmd
 ) -> None:
