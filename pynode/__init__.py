@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pynode._version import __version__
 from pynode.bridge import Bridge
+from pynode.dist.task import CallInterrupted
 from pynode.errors import (
     CallTimeoutError,
     DecodeError,
@@ -34,6 +35,7 @@ __all__ = [
     "Atom",
     "BitString",
     "Bridge",
+    "CallInterrupted",
     "CallTimeoutError",
     "DecodeError",
     "EncodeError",

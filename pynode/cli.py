@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import secrets
-import signal
 import sys
 import threading
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from pynode import config
+from pynode import config, posix
 from pynode._version import __version__
 from pynode.bridge import Bridge
 from pynode.cookie import find_cookie
@@ -77,6 +76,13 @@ def main() -> None:
 @click.option("--port", default=0, help="The port to listen at; any free one by default.")
 @click.option("--stop-on-eof", is_flag=True, help="Stop when standard input is closed.")
 @click.option(
+    "--shutdown-seconds",
+    default=config.SHUTDOWN_SECONDS,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="How long running calls may take to finish when the node stops.",
+)
+@click.option(
     "--log-level",
     default="info",
     show_default=True,
@@ -91,6 +97,7 @@ def serve(
     listen: str,
     port: int,
     stop_on_eof: bool,
+    shutdown_seconds: float,
     log_level: str,
 ) -> None:
     """Start a node that answers calls, until SIGTERM or SIGINT.
@@ -98,9 +105,10 @@ def serve(
     Prints "ready NAME" on standard output when it can be called; the log is on standard error.
     """
     logging.basicConfig(level=log_level.upper(), format=_LOG_FORMAT, stream=sys.stderr)
+    if stop_on_eof:
+        posix.kill_after_eof(shutdown_seconds + config.SHUTDOWN_GRACE_SECONDS)
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    posix.end_on_signals(stop)
     with _failing_well():
         node = Node(
             name,
@@ -116,9 +124,10 @@ def serve(
         threading.Thread(target=_wait_for_eof, args=(stop,), daemon=True).start()
     click.echo(f"ready {name}")
     stop.wait()
-    if not bridge.stop(config.SHUTDOWN_SECONDS):
-        log.warning("some calls are still running after %g seconds", config.SHUTDOWN_SECONDS)
+    if not bridge.stop(shutdown_seconds):
+        log.warning("some calls are still running after %g seconds", shutdown_seconds)
     node.stop()
+    posix.end_children()
     log.info("stopped")
     logging.shutdown()
     # Calls that are still running must not keep the process alive: no waiting for threads.

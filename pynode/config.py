@@ -35,8 +35,10 @@ HANDOFF_SECONDS = 0.0015
 MAX_THREADS = 1_000
 #: Bytes that may wait for a slow peer before whoever sends more has to wait, too.
 SEND_BUFFER = 8 * 1024 * 1024
-#: Seconds that running calls are given to finish after SIGTERM.
+#: Seconds that running calls are given to finish after SIGTERM (``--shutdown-seconds``).
 SHUTDOWN_SECONDS = 5.0
+#: Seconds that the node itself is given after that before it is killed (``--stop-on-eof``).
+SHUTDOWN_GRACE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)

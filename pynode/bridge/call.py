@@ -16,6 +16,7 @@ from pynode.bridge.requests import ERROR, REQUESTS, invalid, ref_to, reference_o
 from pynode.dist.task import CallInterrupted, Task
 from pynode.errors import (
     BridgeError,
+    InvalidRefError,
     InvalidRequestError,
     NodeUnavailableError,
     SessionNotFoundError,
@@ -44,6 +45,7 @@ class Call(Task):
         "key",
         "made",
         "modules",
+        "must_exist",
         "params",
         "session_id",
         "tag",
@@ -72,6 +74,8 @@ class Call(Task):
         self.params: tuple[Any, ...] = ()
         #: The session that the request names; None for the implicit one.
         self.session_id: str | None = None
+        #: Whether it must be open already.
+        self.must_exist = False
         #: What the request is about, once it is resolved.
         self.entry: Entry | None = None
         #: Refs that count as used until the call ends, where refs may expire.
@@ -113,13 +117,16 @@ class Call(Task):
 
     def _options(self, options: Any) -> None:
         for name, value in options.items():
-            if name not in ("session_id", "session"):
+            if name in ("session_id", "session"):
+                if value is not None:
+                    self.session_id = text(value, "session_id")
+            elif name == "must_exist":
+                self.must_exist = value is True
+            else:
                 raise InvalidRequestError(
-                    f"There is no option {repr(name)}: the option is session_id.",
+                    f"There is no option {repr(name)}: the options are session_id and must_exist.",
                     reason="unknown_option",
                 )
-            if value is not None:
-                self.session_id = text(value, "session_id")
 
     def _lane(self) -> Hashable:
         if self.session_id is not None:
@@ -136,6 +143,8 @@ class Call(Task):
             session.running += 1
         try:
             try:
+                if self.must_exist and session is None:
+                    self.session()  # raises
                 answer = self.handler(self, *self.params)
             except CallInterrupted:
                 answer = self._interrupted_answer()
@@ -243,7 +252,7 @@ class Call(Task):
             try:
                 return registry.session(self.session_id)
             except SessionNotFoundError as error:
-                if error.reason != UNKNOWN:
+                if error.reason != UNKNOWN or self.must_exist:
                     raise
         caller = self.owner()
         self.bridge.reach(caller)
@@ -262,7 +271,14 @@ class Call(Task):
 
     def resolve(self, ref: Any) -> Entry:
         """Return the entry that `ref` stands for."""
-        entry = self.bridge.registry.resolve(reference_of(ref), session_id=self.session_id)
+        reference = reference_of(ref)
+        if reference.node != self.bridge.node.name:
+            raise InvalidRefError(
+                f"This ref stands for an object on {reference.node}, and the call came to "
+                f"{self.bridge.node.name}: call the node that has the object.",
+                reason="other_node",
+            )
+        entry = self.bridge.registry.resolve(reference, session_id=self.session_id)
         if entry.session.ttl_seconds:
             self.used.append(entry)
         return entry
@@ -284,7 +300,7 @@ class Call(Task):
     def _objects(self, value: Any) -> Any:
         kind = type(value)
         if kind is Ref:
-            return self.resolve(value).obj if self.is_ours(value) else value
+            return self.resolve(value).obj
         if kind is list:
             return [self._objects(item) for item in value]
         if kind is tuple:
@@ -292,10 +308,6 @@ class Call(Task):
         if kind is dict:
             return {key: self._objects(item) for key, item in value.items()}
         return value
-
-    def is_ours(self, ref: Ref) -> bool:
-        """Whether this node made `ref`; a handle on another node's object is just a value."""
-        return ref.id.node == self.bridge.node.name
 
     def arguments(self, args: Any, kwargs: Any) -> tuple[list[Any], dict[str, Any]]:
         """Return the arguments of a request, checked, and with objects in the places of refs."""

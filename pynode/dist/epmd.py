@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from pynode import config
 from pynode.errors import EpmdError, EpmdUnavailableError, NameTakenError, RemoteProtocolError
+from pynode.posix import not_for_children
 from pynode.protocol import epmd
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ class Registration:
         #: The 32 bits that tell this incarnation of the node from earlier ones.
         self.creation = creation
         self.closed = threading.Event()
+        not_for_children(sock)
         self._sock = sock
         self._on_lost = on_lost
         self._closing = False

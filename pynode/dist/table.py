@@ -23,6 +23,7 @@ from pynode.errors import HandshakeError, ListenError, NodeUnavailableError
 from pynode.protocol.flags import DFlag
 from pynode.protocol.handshake import NEED_DATA as HANDSHAKE_NEEDS_DATA
 from pynode.protocol.handshake import Established, Handshake, PeerName, Status, StatusAlive
+from pynode.posix import not_for_children
 from pynode.terms import Atom
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class ConnectionTable:
                 f"({os.strerror(error.errno) if error.errno else error}): "
                 "choose an address of this machine, and a port that is free."
             ) from error
+        not_for_children(listener)
         self._listener = listener
         return int(listener.getsockname()[1])
 
@@ -261,6 +263,7 @@ class ConnectionTable:
         The attempt that it belongs to is in `attempts`, or put there when a peer begins one.
         Raises HandshakeError and OSError; `sock` is then still the caller's.
         """
+        not_for_children(sock)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         while True:
             try:

@@ -37,6 +37,8 @@ INTERRUPT: Final = object()
 class CallInterrupted(BaseException):
     """Raised inside a task that is to stop; not an Exception, so that few would catch it."""
 
+    __module__ = "pynode"  # where users find it
+
 
 class Task:
     """Something to run. `lane` is what it must not overtake, or None."""

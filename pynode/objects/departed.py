@@ -50,7 +50,8 @@ _REF_REASONS = {
 _SESSION_REASONS = {
     SESSION_RELEASED: "was released, so open it again or use another one",
     OWNER_DOWN: "ended with its last owner, so open it again with an owner that lives long enough",
-    UNKNOWN: "is not open on this node, so open it first or check its name",
+    UNKNOWN: "is not open on this node, or was before it restarted, so open it first or check its "
+    "name",
 }
 
 

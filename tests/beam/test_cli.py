@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 
 from pynode.terms import Atom
-from pynode.testing import ChildExitedError, Epmd, wait_until
+from pynode.testing import BeamError, ChildExitedError, Epmd, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -158,6 +160,84 @@ def test_it_stops_when_standard_input_is_closed(epmd: Epmd, cookie: str) -> None
         process.stdin.close()
         assert process.wait(20) == 0
     assert name.partition("@")[0] not in epmd.names()
+
+
+def test_it_is_killed_when_c_code_keeps_it_from_stopping(
+    epmd: Epmd, cookie: str, any_beam: BeamNode
+) -> None:
+    name = f"py{secrets.token_hex(4)}@127.0.0.1"
+    options = ["--stop-on-eof", "--shutdown-seconds", "0.1"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "pynode", "serve", "--name", name, *options],
+        env=os.environ | {"PYNODE_COOKIE": cookie},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == f"ready {name}\n"
+        # Holds the global lock until the end of the world.
+        busy: Any = (Atom("call"), "builtins", "eval", ["sum(range(10**14))"], {})
+        started: Any = (Atom("call"), "threading", "active_count", [], {})
+        call = "gen_server:call({snakebridge, N}, R, infinity)"
+        assert any_beam.eval(call, N=Atom(name), R=started)[0] == "ok"
+        running = any_beam.start_eval(call, N=Atom(name), R=busy)
+        wait_until(lambda: psutil.Process(process.pid).cpu_times().user > 0.5)
+        process.stdin.close()
+        assert process.wait(20) == -signal.SIGKILL
+        with pytest.raises(BeamError, match=r"noconnection|nodedown"):
+            running.result(20)
+    assert name.partition("@")[0] not in epmd.names()
+
+
+def test_a_forked_child_does_not_hide_the_death_of_its_node(
+    start_pynode: Callable[..., PynodeProcess], start_beam: Callable[..., BeamNode], epmd: Epmd
+) -> None:
+    python, beam = start_pynode(), start_beam()
+    call = "gen_server:call({snakebridge, N}, R, 30000)"
+
+    def ask(*request: object) -> Any:
+        return beam.eval(call, N=Atom(python.name), R=request)[1]
+
+    fork = "__import__('os').fork() or __import__('time').sleep(1000)"
+    child = psutil.Process(ask(Atom("call"), "builtins", "eval", [fork], {}))
+    watch = beam.start_eval(
+        "monitor_node(N, true), receive {nodedown, N} -> down after 20000 -> timeout end",
+        N=Atom(python.name),
+    )
+    try:
+        wait_until(lambda: python.name.partition("@")[0] in epmd.names())
+        os.kill(python.os_pid, signal.SIGKILL)
+        assert watch.result(30) == "down"
+        wait_until(lambda: python.name.partition("@")[0] not in epmd.names())
+        assert child.is_running()
+    finally:
+        child.terminate()  # which it does not ignore
+        psutil.wait_procs([child], 10)
+    assert not child.is_running()
+
+
+def test_processes_that_were_started_with_multiprocessing_end_with_the_node(
+    start_pynode: Callable[..., PynodeProcess], any_beam: BeamNode
+) -> None:
+    python, owner = start_pynode(), any_beam.process()
+    call = "gen_server:call({snakebridge, N}, R, 30000)"
+
+    def ask(*request: object) -> Any:
+        return owner.eval(call, N=Atom(python.name), R=request)[1]
+
+    pool = ask(Atom("call"), "concurrent.futures", "ProcessPoolExecutor", [2], {})
+    abs_ = ask(Atom("get"), "builtins", "abs")
+    future = ask(Atom("method"), pool, "submit", [abs_, -3], {})
+    assert ask(Atom("method"), future, "result", [], {}) == 3
+    children = psutil.Process(python.os_pid).children(recursive=True)
+    assert children
+    assert python.stop() == 0
+    _, alive = psutil.wait_procs(children, 10)
+    assert not alive
 
 
 def test_the_log_tells_who_comes_and_goes(

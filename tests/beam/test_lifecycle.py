@@ -319,8 +319,8 @@ class Manager:
     assert ask(owner, module_pynode, Atom("method"), done, "__exit__", args, {})[0] == "ok"
     assert never["type_name"] == "Manager"
     owner.exit()
-    wait_until((tmp_path / "left").exists)
-    assert "GeneratorExit" in (tmp_path / "left").read_text()
+    left_by = tmp_path / "left"
+    wait_until(lambda: left_by.exists() and "GeneratorExit" in left_by.read_text())
     assert (tmp_path / "done").read_text() == "None\n"
     assert not (tmp_path / "never").exists()
 

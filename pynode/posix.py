@@ -1,0 +1,96 @@
+"""A node as a process of its operating system: that it ends, and what it started with it.
+
+Python code that a node runs may fork (`multiprocessing`, `joblib`, data loaders). A forked child
+has copies of the node's sockets, and as long as it does, no peer sees the node's death.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import weakref
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import socket
+    import threading
+
+_sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+
+def not_for_children(sock: socket.socket) -> None:
+    """Close `sock` in every child that is forked from here on."""
+    _sockets.add(sock)
+
+
+def _close_in_child() -> None:
+    for sock in list(_sockets):
+        sock.close()  # without shutdown, which would end the parent's connection, too
+
+
+os.register_at_fork(after_in_child=_close_in_child)
+
+
+def end_on_signals(stop: threading.Event) -> None:
+    """Set `stop` on SIGTERM and SIGINT; forked children end by them, as usual."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+
+    def default() -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+    for number in numbers:
+        signal.signal(number, lambda *_: stop.set())
+    os.register_at_fork(after_in_child=default)
+
+
+def end_children() -> None:
+    """Kill the processes that `multiprocessing` has started: nobody else would."""
+    multiprocessing = sys.modules.get("multiprocessing")
+    if multiprocessing is not None:
+        for child in multiprocessing.active_children():
+            child.kill()
+
+
+def kill_after_eof(seconds: float) -> None:
+    """Have this process killed `seconds` after its standard input was closed, if it still runs.
+
+    A thread could not do it: C code that holds the global lock would keep it from running. So a
+    forked process does. It ends with this one. With this process, its group is killed if it leads
+    one. To be called before there are threads.
+    """
+    watched = os.getpid()
+    lifeline, end = os.pipe()
+    if os.fork():
+        os.close(lifeline)
+        os.register_at_fork(after_in_child=lambda: os.close(end))
+        return
+    try:
+        os.close(end)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (1, 2):
+            os.dup2(nowhere, stream)
+        if not _readable([0, lifeline], None, lifeline) and not _readable(
+            [lifeline], seconds, lifeline
+        ):
+            with contextlib.suppress(ProcessLookupError):
+                if os.getpgid(watched) == watched:
+                    os.killpg(watched, signal.SIGKILL)
+                os.kill(watched, signal.SIGKILL)
+    finally:
+        os._exit(0)
+
+
+def _readable(descriptors: list[int], timeout: float | None, wanted: int) -> bool:
+    """Wait until one of them has something or is closed; return whether `wanted` is."""
+    while True:
+        ready = select.select(descriptors, [], [], timeout)[0]
+        if wanted in ready:
+            return True
+        if not ready or not os.read(ready[0], 4096):
+            return False
