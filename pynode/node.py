@@ -13,6 +13,7 @@ import functools
 import itertools
 import logging
 from queue import Empty, SimpleQueue
+from reprlib import repr  # noqa: A004 (what is shown in errors must stay short)
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Self, TypeVar
 
 from pynode import config, gen
@@ -386,7 +387,7 @@ class Node:
             self.demonitor(reference)
         if answered:
             return answer[1]
-        raise ExitError(f"{_show(to)} did not answer, it exited: {answer}", reason=answer)
+        raise ExitError(f"{_show(to)} did not answer, it exited: {_explain(answer)}", reason=answer)
 
     @_shielded
     def erpc(
@@ -427,7 +428,7 @@ class Node:
             case (tag, *details) if tag == result:
                 reason = tuple(details)
         raise ExitError(
-            f"{module}:{function}/{len(args)} failed on {peer}: {reason}", reason=reason
+            f"{module}:{function}/{len(args)} failed on {peer}: {_explain(reason)}", reason=reason
         )
 
     def ping(self, peer: str, *, timeout: float = config.CALL_TIMEOUT) -> bool:
@@ -545,6 +546,16 @@ _HANDLERS: dict[type, Callable[[Node, Connection, Any, Any], Task | None]] = {
     cm.SpawnReply: Node._on_spawn_reply,
     cm.SpawnReplyTT: Node._on_spawn_reply,
 }
+
+
+def _explain(reason: Any) -> str:
+    """Return an exit reason in short: without the stack trace, and an Elixir exception by name."""
+    match reason:
+        case (kind, {"__exception__": True, "__struct__": struct} as fields, *_):
+            return f"{kind} {struct.removeprefix('Elixir.')}: {fields.get('message', '')}"
+        case (kind, term, [*_]):
+            return f"{kind} {repr(term)}"
+    return repr(reason)
 
 
 def _show(to: Address) -> str:

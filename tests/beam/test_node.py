@@ -259,6 +259,13 @@ def test_erpc(any_beam: BeamNode, node: Node) -> None:
             node.erpc(any_beam.name, "erlang", function, [arg])
         reason: Any = caught.value.reason
         assert reason[0] == expected
+    exception = {
+        Atom("__struct__"): Atom("Elixir.RuntimeError"),
+        Atom("__exception__"): True,
+        Atom("message"): "boo",
+    }
+    with pytest.raises(ExitError, match=r": error RuntimeError: boo$"):
+        node.erpc(any_beam.name, "erlang", "error", [exception])
     with pytest.raises(CallTimeoutError):
         node.erpc(any_beam.name, "timer", "sleep", [60_000], timeout=0.01)
 
