@@ -125,13 +125,19 @@ class Departed:
             oldest = self._lives.popleft()
             if self._last_lives[oldest.session_id] is oldest:
                 del self._last_lives[oldest.session_id]
+            if self._with_refs and self._with_refs[0] is oldest:
+                self._forget_refs()
         if newest:
             self._with_refs.append(life)
             self._session_refs += len(newest)
             while self._session_refs > self._limit * _SESSION_REFS:
-                forgotten = self._with_refs.popleft()
-                self._session_refs -= len(forgotten.refs)
-                forgotten.refs = array("Q")
+                self._forget_refs()
+
+    def _forget_refs(self) -> None:
+        """Forget the refs of the session that ended first of those whose refs are known."""
+        forgotten = self._with_refs.popleft()
+        self._session_refs -= len(forgotten.refs)
+        forgotten.refs = array("Q")
 
     def why_ref(self, key: int) -> tuple[str | None, str]:
         """Return the session that a ref was in, if that is known, and the reason why it left."""

@@ -61,15 +61,18 @@ def test_of_an_oversized_session_the_newest_refs_are_kept() -> None:
     assert memory.why_ref(BIG + 40) == (None, "unknown")
 
 
-def test_refs_of_sessions_are_bounded_in_total_and_sessions_outlive_them() -> None:
+def test_refs_of_sessions_are_bounded_in_total_and_sessions_outlive_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pynode.objects.departed._SESSION_REFS", 5)
     memory = Departed(limit=10)
     names = [f"s{number}" for number in range(10)]
     for _ in range(20):
         for number, name in enumerate(names):
             memory.add_session(name, "owner_down", range(BIG + number * 10, BIG + number * 10 + 10))
-            assert len(memory) <= 1_000
-    assert len(memory) == 1_000
-    assert all(memory.why_session(name) == "owner_down" for name in names)
+            assert len(memory) <= 50
+    assert len(memory) == 50
+    assert [memory.why_session(name) for name in names] == ["owner_down"] * 10
 
 
 def test_two_lives_of_one_name_are_told_apart() -> None:
@@ -122,3 +125,14 @@ def test_every_end_of_a_session_has_a_sentence_that_says_what_to_do(reason: str)
     assert error.message.startswith("The session jobs ")
     assert ", so " in error.message
     assert error.message.endswith(".")
+
+
+def test_sessions_that_are_forgotten_take_their_refs_along() -> None:
+    memory = Departed(limit=10)
+    for number in range(1, 1001):
+        memory.add_session(f"s{number}", "owner_down", [number])
+    assert len(memory) == 10
+    assert memory.why_ref(1000) == ("s1000", "owner_down")
+    assert memory.why_ref(991) == ("s991", "owner_down")
+    assert memory.why_ref(990) == (None, "unknown")
+    assert len(memory._with_refs) == len(memory._lives) == 10
