@@ -8,7 +8,7 @@ import os
 import secrets
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -136,8 +136,9 @@ def serve(
 
 
 def _wait_for_eof(stop: threading.Event) -> None:
-    while os.read(0, 4096):
-        pass
+    with suppress(OSError):  # not open at all
+        while os.read(0, 4096):
+            pass
     stop.set()
 
 

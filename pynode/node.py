@@ -10,17 +10,17 @@ their processes are in `Node._monitors`, and a lost connection fires the latter 
 from __future__ import annotations
 
 import functools
+import ipaddress
 import itertools
 import logging
 from queue import Empty, SimpleQueue
-from reprlib import repr  # noqa: A004 (what is shown in errors must stay short)
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Self, TypeVar
 
 from pynode import config, gen
 from pynode.cookie import find_cookie
 from pynode.destination import Destination
 from pynode.dist.engine import Engine
-from pynode.dist.epmd import EpmdClient, EpmdServer, Registration
+from pynode.dist.epmd import ALL_INTERFACES, LOOPBACK, EpmdClient, EpmdServer, Registration
 from pynode.dist.table import ConnectionTable
 from pynode.errors import (
     CallTimeoutError,
@@ -33,8 +33,9 @@ from pynode.otp.net_kernel import NetKernel
 from pynode.protocol import control as cm
 from pynode.protocol.flags import DEFAULT, DFlag
 from pynode.protocol.names import is_node_name
+from pynode.show import short
 from pynode.terms import Atom, Fun, Pid, Reference
-from pynode.values import decode, encode
+from pynode.values import decode, encode, no_objects
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,7 +65,8 @@ Address = Pid | tuple[str, str]
 class _Monitor(NamedTuple):
     connection: Connection
     reference: Reference
-    target: Pid | Atom
+    #: None for a process that is being spawned.
+    target: Pid | Atom | None
     callback: Callable[[Any], None]
 
 
@@ -84,14 +86,28 @@ class _Callers(Destination):
 class RemoteFun(Fun):
     """A function of another node: called like any other, it runs there and its value comes back.
 
-    Raises NodeUnavailableError, ExitError and CallTimeoutError as `Node.erpc` does.
+    Waits as long as it takes. Raises NodeUnavailableError and ExitError as `Node.erpc` does.
     """
 
     _here: Node
 
+    @classmethod
+    def bind(cls, fun: Fun, node: Node) -> Self:
+        """Return `fun` as something that can be called from `node`."""
+        bound = cls(**vars(fun))
+        object.__setattr__(bound, "_here", node)
+        return bound
+
     def __call__(self, *args: Any) -> Any:
         """Call the function with `args`."""
-        return self._here.erpc(self.pid.node, "erlang", "apply", [self, list(args)])
+        return self.apply(args, no_objects)
+
+    def apply(self, args: tuple[Any, ...], default: Callable[[Any], Any]) -> Any:
+        """Call the function; `default` is the codec's, for what has no Erlang form."""
+        apply = [self, list(args)]
+        return self._here.erpc(
+            self.pid.node, "erlang", "apply", apply, timeout=None, default=default
+        )
 
 
 def _shielded(method: Callable[P, T]) -> Callable[P, T]:
@@ -158,6 +174,8 @@ class Node:
         self.add(self._callers)
         self.add(NetKernel(), name=NetKernel.NAME)
         self._monitors: dict[Reference, _Monitor] = {}
+        #: Requests to spawn that nobody waits for any more, and that were not answered yet.
+        self._abandoned: dict[Reference, Connection] = {}
         #: Who waits for an answer to the request that this reference stands for.
         self._inboxes: dict[Reference, SimpleQueue[Any]] = {}
         self._stopping = False
@@ -207,7 +225,10 @@ class Node:
             registration = self._register_with(client)
         except EpmdUnavailableError:
             # No Erlang on this machine, or none that runs: be the port mapper ourselves.
-            self._epmd_server = EpmdServer.start_or_none()
+            # Peers elsewhere must reach it if they are to reach this node. It lets nodes of this
+            # machine alone register.
+            far = not ipaddress.ip_address(self._address).is_loopback
+            self._epmd_server = EpmdServer.start_or_none(ALL_INTERFACES if far else LOOPBACK)
             registration = self._register_with(client)
         self._registration = registration
         return registration.creation
@@ -310,7 +331,10 @@ class Node:
         log.info("%s is no longer connected: %s", connection.peer, reason)
         for reference, monitor in list(self._monitors.items()):
             if monitor.connection is connection and self._forget(reference):
-                monitor.callback(_NOCONNECTION)
+                _fire(monitor, _NOCONNECTION)
+        for reference, peer in list(self._abandoned.items()):
+            if peer is connection:
+                self._abandoned.pop(reference, None)
 
     # --- signals from here to there
 
@@ -343,7 +367,12 @@ class Node:
             peer, target = str(to.node), to
         else:
             peer, target = to[1], Atom(to[0])
-        connection = self.connect(peer)
+        return self.monitor_over(self.connect(peer), target, callback)
+
+    def monitor_over(
+        self, connection: Connection, target: Pid | Atom, callback: Callable[[Any], None]
+    ) -> Reference:
+        """Monitor a process of the node that `connection` leads to; as `monitor`, never blocks."""
         reference = self.new_reference()
         self._monitors[reference] = _Monitor(connection, reference, target, callback)
         connection.send(cm.MonitorP(self._self, target, reference))
@@ -359,10 +388,18 @@ class Node:
     @_shielded
     def demonitor(self, reference: Reference) -> bool:
         """Remove a monitor; False if it had fired already."""
+        monitor = self._monitors.get(reference)
+        if monitor is not None and monitor.target is None:
+            # What is to be demonitored is not known before the peer has answered. This comes
+            # first: the answer may come at any moment, and finds one or the other.
+            self._abandoned[reference] = monitor.connection
         monitor = self._monitors.pop(reference, None)
         if monitor is None:
+            self._abandoned.pop(reference, None)
             return False
-        monitor.connection.send(cm.DemonitorP(self._self, monitor.target, reference))
+        if monitor.target is not None:
+            self._abandoned.pop(reference, None)
+            monitor.connection.send(cm.DemonitorP(self._self, monitor.target, reference))
         return True
 
     @_shielded
@@ -398,6 +435,7 @@ class Node:
         args: list[Any],
         *,
         timeout: float | None = config.CALL_TIMEOUT,
+        default: Callable[[Any], Any] = no_objects,
     ) -> Any:
         """Call a function on a BEAM node and return its value (`erpc:call/5`).
 
@@ -407,10 +445,10 @@ class Node:
         inbox: SimpleQueue[Any] = SimpleQueue()
         result, request = self.new_reference(), self.new_reference()
         mfa = (result, Atom(module), Atom(function), args)
-        payload = encode(list(mfa))
+        payload = encode(list(mfa), default)
         connection = self.connect(peer)
         self._monitors[request] = _Monitor(
-            connection, request, self._self, lambda reason: inbox.put((False, reason))
+            connection, request, None, lambda reason: inbox.put((False, reason))
         )
         self._inboxes[request] = inbox
         try:
@@ -418,6 +456,8 @@ class Node:
             connection.send(
                 cm.SpawnRequest(request, self._self, self._self, _ERPC, [_MONITOR]), payload
             )
+            if connection.ended is not None:
+                inbox.put((False, _NOCONNECTION))
             _, reason = self._wait(inbox, (f"{module}:{function}/{len(args)}", peer), timeout)
         finally:
             self._inboxes.pop(request, None)
@@ -453,9 +493,7 @@ class Node:
 
     def callable(self, fun: Fun) -> RemoteFun:
         """Return `fun` as something that can be called from here."""
-        bound = RemoteFun(**vars(fun))
-        object.__setattr__(bound, "_here", self)
-        return bound
+        return RemoteFun.bind(fun, self)
 
     def answered(self, alias: Reference, message: tuple[Any, Any]) -> None:
         """Hand the answer ``{Tag, Reply}`` to who waits for it, if somebody still does."""
@@ -502,7 +540,7 @@ class Node:
     def _on_monitor_exit(self, _connection: Connection, m: Any, payload: Any) -> None:
         monitor = self._monitors.pop(m.ref, None)
         if monitor is not None:
-            monitor.callback(m.reason if payload is None else self.decode(payload))
+            _fire(monitor, m.reason if payload is None else self.decode(payload))
 
     def _on_link(self, connection: Connection, m: Any, _payload: Any) -> None:
         if m.to_pid not in self._destinations:
@@ -518,12 +556,15 @@ class Node:
         connection.post(connection.encode(reply))
 
     def _on_spawn_reply(self, _connection: Connection, m: Any, _payload: Any) -> None:
-        if isinstance(m.result, Pid):
-            monitor = self._monitors.get(m.req_id)
-            if monitor is not None:
-                self._monitors[m.req_id] = monitor._replace(target=m.result)
-        elif monitor := self._monitors.pop(m.req_id, None):
-            monitor.callback(m.result)
+        connection = self._abandoned.pop(m.req_id, None)
+        if not isinstance(m.result, Pid):
+            if monitor := self._monitors.pop(m.req_id, None):
+                _fire(monitor, m.result)
+        elif connection is not None:
+            control = cm.DemonitorP(self._self, m.result, m.req_id)
+            connection.post(connection.encode(control))
+        elif monitor := self._monitors.get(m.req_id):
+            self._monitors[m.req_id] = monitor._replace(target=m.result)
 
 
 _HANDLERS: dict[type, Callable[[Node, Connection, Any, Any], Task | None]] = {
@@ -548,14 +589,22 @@ _HANDLERS: dict[type, Callable[[Node, Connection, Any, Any], Task | None]] = {
 }
 
 
+def _fire(monitor: _Monitor, reason: Any) -> None:
+    """Tell who has asked; whatever that does, the connection goes on."""
+    try:
+        monitor.callback(reason)
+    except Exception:
+        log.exception("internal error when a monitor fired; please report it")
+
+
 def _explain(reason: Any) -> str:
     """Return an exit reason in short: without the stack trace, and an Elixir exception by name."""
     match reason:
         case (kind, {"__exception__": True, "__struct__": struct} as fields, *_):
             return f"{kind} {struct.removeprefix('Elixir.')}: {fields.get('message', '')}"
         case (kind, term, [*_]):
-            return f"{kind} {repr(term)}"
-    return repr(reason)
+            return f"{kind} {short(term)}"
+    return short(reason)
 
 
 def _show(to: Address) -> str:

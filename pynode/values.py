@@ -11,6 +11,7 @@ The forms of the structs are those of Elixir 1.14 and later.
 from __future__ import annotations
 
 import datetime as dt
+import decimal
 import enum
 import math
 import sys
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 #: Answer of `to_term` for a value that cannot travel.
 UNREPRESENTABLE: Final = object()
+
+#: Enough precision for every Decimal; int() of one is exact whatever its length.
+_EXACT = decimal.Context(prec=decimal.MAX_PREC, Emax=decimal.MAX_EMAX, Emin=decimal.MIN_EMIN)
 
 _STRUCT = Atom("__struct__")
 _ISO = Atom("Elixir.Calendar.ISO")
@@ -159,13 +163,13 @@ def _(value: AbstractSet[Any]) -> Any:
 
 @to_term.register
 def _(value: Decimal) -> Any:
-    sign, digits, exponent = value.as_tuple()
+    sign, _, exponent = value.as_tuple()
     if exponent == "F":
         coefficient: Any = Atom("inf")
     elif isinstance(exponent, str):
         coefficient = Atom("NaN")
     else:
-        coefficient = int("".join(map(str, digits)) or "0")
+        coefficient = int(value.copy_abs().scaleb(-int(exponent), _EXACT))
     exp = exponent if isinstance(exponent, int) else 0
     return struct("Decimal", sign=-1 if sign else 1, coef=coefficient, exp=exp)
 
@@ -245,10 +249,13 @@ def no_objects(value: Any) -> Any:
     return term
 
 
-def encode(term: Any) -> bytes:
-    """Return the payload for a message. Raises EncodeError, for Python objects as well."""
+def encode(term: Any, default: Callable[[Any], Any] = no_objects) -> bytes:
+    """Return the payload for a message; `default` is asked for what the codec does not know.
+
+    Raises EncodeError, unless another `default` is given for Python objects as well.
+    """
     buffer = bytearray()
-    etf.encode_into(buffer, term, no_objects)
+    etf.encode_into(buffer, term, default)
     return bytes(buffer)
 
 
@@ -267,7 +274,7 @@ def from_struct(fields: dict[Any, Any]) -> Any:
         return fields
     try:
         return convert(fields)
-    except (KeyError, TypeError, ValueError, OverflowError, ArithmeticError):
+    except Exception:  # noqa: BLE001 (the fields may be anything at all)
         return fields
 
 
@@ -306,7 +313,7 @@ def _from_ref(fields: dict[Any, Any]) -> Any:
 
 def _from_bytes(fields: dict[Any, Any]) -> Any:
     data = fields["data"]
-    return data.encode() if isinstance(data, str) else bytes(data)
+    return data.encode() if isinstance(data, str) else memoryview(data).tobytes()
 
 
 def _from_map_set(fields: dict[Any, Any]) -> Any:
@@ -330,7 +337,14 @@ def _from_decimal(fields: dict[Any, Any]) -> Any:
         return Decimal("NaN")
     if coefficient == "inf":
         return Decimal("Infinity").copy_sign(Decimal(sign))
-    return Decimal((0 if sign > 0 else 1, tuple(map(int, str(coefficient))), fields["exp"]))
+    return Decimal((0 if sign > 0 else 1, _digits(coefficient), fields["exp"]))
+
+
+def _digits(number: int) -> tuple[int, ...]:
+    """Return the decimal digits of a number; int(str()) refuses those of more than 4300 digits."""
+    if number < 0:
+        raise ValueError
+    return Decimal(number).as_tuple().digits
 
 
 def _check_calendar(fields: dict[Any, Any]) -> None:

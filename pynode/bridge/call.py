@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import suppress
-from reprlib import repr  # noqa: A004 (what is shown in errors must stay short)
 from types import CoroutineType, ModuleType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from pynode import etf, gen
 from pynode.bridge.failures import bridge_error, python_error, without_frames
@@ -19,15 +19,18 @@ from pynode.errors import (
     InvalidRefError,
     InvalidRequestError,
     NodeUnavailableError,
+    PynodeError,
     SessionNotFoundError,
 )
 from pynode.objects import UNKNOWN, Entry, Session
+from pynode.show import short
 from pynode.terms import Atom, Map, Pid, Reference
 from pynode.values import UNREPRESENTABLE, Ref, to_term
 
 if TYPE_CHECKING:
     from pynode.bridge.service import Bridge
     from pynode.dist.connection import Connection
+    from pynode.node import RemoteFun
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +53,7 @@ class Call(Task):
         "session_id",
         "tag",
         "used",
+        "within",
     )
 
     def __init__(
@@ -76,6 +80,8 @@ class Call(Task):
         self.session_id: str | None = None
         #: Whether it must be open already.
         self.must_exist = False
+        #: The session that it was found to run in, if that had come into being.
+        self.within: Session | None = None
         #: What the request is about, once it is resolved.
         self.entry: Entry | None = None
         #: Refs that count as used until the call ends, where refs may expire.
@@ -93,10 +99,10 @@ class Call(Task):
         elif type(request) is tuple and request and isinstance(request[0], str):
             kind, params = request[0], request[1:]
         else:
-            raise invalid(f"The request is {repr(request)}")
+            raise invalid(f"The request is {short(request)}")
         spec = REQUESTS.get(kind)
         if spec is None:
-            raise invalid(f"There is no request {repr(kind)}")
+            raise invalid(f"There is no request {short(kind)}")
         if len(params) == spec.params + 1 and type(params[-1]) in (dict, Map):
             self._options(params[-1])
             params = params[:-1]
@@ -124,46 +130,56 @@ class Call(Task):
                 self.must_exist = value is True
             else:
                 raise InvalidRequestError(
-                    f"There is no option {repr(name)}: the options are session_id and must_exist.",
+                    f"There is no option {short(name)}: the options are session_id and must_exist.",
                     reason="unknown_option",
                 )
 
     def _lane(self) -> Hashable:
-        if self.session_id is not None:
-            return self.session_id
-        home = self.home()
-        return self.caller if home is None else home.lane
+        self.within = self.home()
+        if self.within is not None:
+            return self.within.lane
+        return self.caller if self.session_id is None else self.session_id
 
     # --- on the thread that runs it
 
     def run(self) -> None:
         """See `Task.run`."""
-        session = self.home()
-        if session is not None:
-            session.running += 1
+        within = self.within = self.home()
+        if within is not None:
+            within.running += 1
         try:
-            try:
-                if self.must_exist and session is None:
-                    self.session()  # raises
-                answer = self.handler(self, *self.params)
-            except CallInterrupted:
-                answer = self._interrupted_answer()
-            except BaseException as error:  # noqa: BLE001 (sys.exit() included: it is an answer)
-                answer = self.failure(error)
-            if self.tag is not None:
-                self.reply(answer)
-        except Exception:
-            log.exception("internal error in the answer to %s; please report it", self.caller)
+            self._answer()
+        except BaseException:  # noqa: BLE001
+            # Nobody waits in vain, whatever went wrong on the way to an answer.
+            log.error("no answer could be made; please report it:\n%s", traceback.format_exc())
+            self._reply_to_failure()
         finally:
             for entry in self.used:
                 self.bridge.registry.touch(entry)
-            if session is not None:
-                session.running -= 1
+            if within is not None:
+                within.running -= 1
             self.bridge.done(self)
 
+    def _reply_to_failure(self) -> None:
+        if self.tag is not None:
+            error = PynodeError("The answer could not be made: the log of the node says why.")
+            with suppress(Exception):
+                self._send(self._encode((ERROR, python_error(error, None))))
+
+    def _answer(self) -> None:
+        try:
+            if self.must_exist and self.within is None:
+                self.session()  # raises
+            answer = self.handler(self, *self.params)
+        except CallInterrupted:
+            answer = self._interrupted_answer()
+        except BaseException as error:  # noqa: BLE001 (sys.exit() included: it is an answer)
+            answer = self.failure(error)
+        if self.tag is not None:
+            self.reply(answer)
+
     def _interrupted_answer(self) -> Any:
-        session = self.home()
-        if session is None and self.session_id is not None:
+        if self.session_id is not None:
             try:
                 self.bridge.registry.session(self.session_id)
             except BridgeError as error:
@@ -178,11 +194,12 @@ class Call(Task):
 
     def failure(self, error: BaseException) -> Any:
         """Return the answer for a call that raised."""
-        if isinstance(error, BridgeError):
-            return (ERROR, bridge_error(error))
+        kind = type(error)  # isinstance() would ask the object, which may raise
+        if issubclass(kind, BridgeError):
+            return (ERROR, bridge_error(cast("BridgeError", error)))
         term = python_error(error, None)
         # Where its session is gone, the text of the error is what remains.
-        if not isinstance(error, CallInterrupted):
+        if not issubclass(kind, CallInterrupted):
             with suppress(BridgeError):
                 term[Atom("ref")] = self._new_ref(without_frames(error), "exception")
         return (ERROR, term)
@@ -193,10 +210,13 @@ class Call(Task):
         """Encode `answer` and queue it; what cannot be encoded becomes an error."""
         try:
             payload = self._encode(answer)
-        except Exception as error:  # noqa: BLE001 (a user's converter may raise anything)
+        except BaseException as error:  # noqa: BLE001 (a user's converter may raise anything)
             self.bridge.registry.discard(self.made)
             self.made = []
             payload = self._encode(self.failure(error))
+        self._send(payload)
+
+    def _send(self, payload: bytes) -> None:
         caller, connection = self.owner(), self.connection
         if caller.node != connection.peer:
             # Passed on by a process of another node: the answer goes to the caller's own.
@@ -206,7 +226,6 @@ class Call(Task):
                 log.debug("no answer for %s: %s", caller, error)
                 return
         control = gen.reply_to(self.bridge.pid, caller, self.tag)
-        connection.throttle()
         connection.post(connection.encode(control, payload))
 
     def _encode(self, answer: Any) -> bytes:
@@ -245,9 +264,9 @@ class Call(Task):
 
         Raises SessionNotFoundError if it has ended.
         """
+        if self.within is not None:
+            return self.within  # if it has ended meanwhile, nothing can be put into it
         registry = self.bridge.registry
-        if self.session_id is None and self.entry is not None:
-            return self.entry.session
         if self.session_id is not None:
             try:
                 return registry.session(self.session_id)
@@ -288,6 +307,16 @@ class Call(Task):
         self.entry = self.resolve(ref)
         return self.entry.obj
 
+    def call_back(self, fun: RemoteFun, args: tuple[Any, ...]) -> Any:
+        """Call a function of the other side, which may get objects and return them, as refs."""
+        with self.bridge.node.engine.shield():
+            # What it is sent is its own to keep, whatever becomes of the answer.
+            made, self.made = self.made, []
+            try:
+                return self._objects(fun.apply(args, self._default))
+            finally:
+                self.made = made
+
     def count_entered(self, change: int) -> None:
         """Note that the target was entered or exited; what was not exited is so at its end."""
         if self.entry is not None:
@@ -306,7 +335,11 @@ class Call(Task):
         if kind is tuple:
             return tuple([self._objects(item) for item in value])
         if kind is dict:
-            return {key: self._objects(item) for key, item in value.items()}
+            return {self._objects(key): self._objects(item) for key, item in value.items()}
+        if kind is set:
+            return {self._objects(item) for item in value}
+        if kind is Map:
+            return Map((self._objects(key), self._objects(item)) for key, item in value.pairs)
         return value
 
     def arguments(self, args: Any, kwargs: Any) -> tuple[list[Any], dict[str, Any]]:
@@ -316,4 +349,6 @@ class Call(Task):
 
     def awaited(self, value: Any) -> Any:
         """Return what a Python call returned, awaited if it is a coroutine."""
-        return self.bridge.run_async(value) if type(value) is CoroutineType else value
+        if type(value) is CoroutineType:
+            return self.interruptible(self.bridge.run_async, value)
+        return value

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pynode.terms import Atom
 from pynode.values import struct
 
 if TYPE_CHECKING:
     from pynode.errors import BridgeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
 
 _OWN_FILES = str(Path(__file__).parent.parent)
 
@@ -31,17 +36,14 @@ def python_error(error: BaseException, ref: Any) -> dict[Atom, Any]:
     the text that Python prints, from the first frame that is not ours; `notes` is a list of
     strings (PEP 678).
     """
-    kind = type(error)
-    name = kind.__qualname__
-    module = getattr(kind, "__module__", None)
-    if module not in (None, "builtins", "__main__"):
-        name = f"{module}.{name}"
+    name: str = _guarded(lambda: _name(type(error)), "Exception")
+    message: str = _guarded(lambda: _encodable(str(error)), "")
     return _exception(
         "PythonError",
         type=name,
-        message=_text(error),
-        traceback=_traceback(error),
-        notes=[note for note in getattr(error, "__notes__", ()) if isinstance(note, str)],
+        message=message or name,
+        traceback=_guarded(lambda: _traceback(error), ""),
+        notes=_guarded(lambda: [_encodable(note) for note in error.__notes__], list[str]()),
         ref=ref,
     )
 
@@ -60,7 +62,8 @@ def without_frames(error: BaseException) -> BaseException:
             seen.add(id(current))
             current.__traceback__ = None
             todo += (current.__cause__, current.__context__)
-            todo += getattr(current, "exceptions", ())
+            if issubclass(type(current), BaseExceptionGroup):
+                todo += current.exceptions  # type: ignore[attr-defined]
     return error
 
 
@@ -68,24 +71,27 @@ def _exception(name: str, **fields: Any) -> dict[Atom, Any]:
     return struct(f"SnakeBridge.{name}", __exception__=True, **fields)
 
 
-def _text(error: BaseException) -> str:
+def _guarded(part: Callable[[], T], default: T) -> T:
+    """Return `part()`; it runs code of the user's, which may raise anything, or be missing."""
     try:
-        text = str(error)
-    except Exception as problem:  # noqa: BLE001 (it is code of the user's)
-        text = f"(its __str__ raised {type(problem).__name__})"
-    return _encodable(text) or type(error).__name__
+        return part()
+    except BaseException:  # noqa: BLE001
+        return default
+
+
+def _name(kind: type) -> str:
+    module = getattr(kind, "__module__", None)
+    name = str(kind.__qualname__)
+    return name if module in (None, "builtins", "__main__") else f"{module}.{name}"
 
 
 def _traceback(error: BaseException) -> str:
     start = error.__traceback__
     while start is not None and start.tb_frame.f_code.co_filename.startswith(_OWN_FILES):
         start = start.tb_next
-    try:
-        lines = traceback.format_exception(type(error), error, start)
-    except Exception as problem:  # noqa: BLE001 (it calls code of the user's)
-        lines = [f"(the traceback could not be made: {type(problem).__name__})"]
-    return _encodable("".join(lines))
+    return _encodable("".join(traceback.format_exception(type(error), error, start)))
 
 
-def _encodable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
+def _encodable(text: Any) -> str:
+    # As the base class does it: a subclass of str may have ideas of its own.
+    return str.encode(str.__str__(text), "utf-8", "backslashreplace").decode()

@@ -5,11 +5,22 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Iterable, Mapping
-from reprlib import repr  # noqa: A004 (what is shown in errors must stay short)
 from types import ModuleType
 from typing import Any
 
 from pynode.errors import InvalidRequestError, NotAllowedError
+from pynode.show import short
+
+#: Attributes by which every function and class leads to all of Python.
+_WAYS_OUT = frozenset(
+    {
+        *("__base__", "__bases__", "__builtins__", "__class__", "__closure__", "__code__"),
+        *("__dict__", "__func__", "__getattribute__", "__globals__", "__loader__", "__mro__"),
+        *("__reduce__", "__reduce_ex__", "__self__", "__spec__", "__subclasses__"),
+        *("__traceback__", "__wrapped__", "ag_frame", "cr_frame", "f_back", "f_builtins"),
+        *("f_globals", "f_locals", "gi_frame", "mro", "tb_frame", "tb_next"),
+    }
+)
 
 
 class Modules:
@@ -59,10 +70,24 @@ class Modules:
         AttributeError and whatever else getting an attribute may raise.
         """
         for part in text(path, "attribute").split("."):
-            value = getattr(value, part)
+            if self._allow is not None and part in _WAYS_OUT:
+                raise NotAllowedError(
+                    f"{part} leads out of the modules that may be called on this node: "
+                    "start the node without --allow if it should.",
+                    module=part,
+                )
+            outer, value = value, getattr(value, part)
             if self._allow is not None and isinstance(value, ModuleType):
-                self.check(value.__name__)
+                self._check_inner(outer, part, value)
         return value
+
+    def _check_inner(self, outer: Any, name: str, module: ModuleType) -> None:
+        """Check a module that is an attribute: os.path is part of os, whatever its own name."""
+        dotted = f"{outer.__name__}.{name}" if isinstance(outer, ModuleType) else ""
+        if sys.modules.get(dotted) is module:
+            self.check(dotted)
+        else:
+            self.check(module.__name__)
 
     def _import(self, name: str) -> ModuleType:
         try:
@@ -86,7 +111,8 @@ def text(value: Any, what: str) -> str:
     if value is None or isinstance(value, bool):
         return {None: "nil", True: "true", False: "false"}[value]
     raise InvalidRequestError(
-        f"The {what} is {repr(value)}: give its name as a binary or an atom.", reason="invalid_name"
+        f"The {what} is {short(value)}: give its name as a UTF-8 binary or an atom.",
+        reason="invalid_name",
     )
 
 
@@ -106,7 +132,7 @@ def arguments(args: Any, kwargs: Any) -> tuple[list[Any], dict[str, Any]]:
         named = None
     if named is None or len(named) != len(kwargs):
         raise InvalidRequestError(
-            f"The keyword arguments are {repr(kwargs)}: give them as a map or a keyword list with "
+            f"The keyword arguments are {short(kwargs)}: give them as a map or a keyword list with "
             "each name once.",
             reason="invalid_kwargs",
         )

@@ -6,13 +6,13 @@ import itertools
 import platform
 import time
 from collections.abc import Callable, Iterator
-from reprlib import repr  # noqa: A004 (what is shown in errors must stay short)
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pynode._version import __version__
 from pynode.bridge.invoke import text
 from pynode.errors import InvalidRefError, InvalidRequestError
 from pynode.objects import Entry, Session, SessionSettings
+from pynode.show import short
 from pynode.terms import Atom, Pid, Reference
 from pynode.values import Ref
 
@@ -32,7 +32,7 @@ def reference_of(ref: Any) -> Reference:
     if isinstance(ref, Reference):
         return ref
     raise InvalidRefError(
-        f"{repr(ref)} is no ref: pass on the %SnakeBridge.Ref{{}} that a call returned.",
+        f"{short(ref)} is no ref: pass on the %SnakeBridge.Ref{{}} that a call returned.",
         reason="not_a_ref",
     )
 
@@ -92,8 +92,11 @@ def _do_getattr(call: Call, ref: Any, name: Any) -> Any:
 
 
 def _do_setattr(call: Call, ref: Any, name: Any, value: Any) -> Any:
-    target = call.target(ref)
-    call.interruptible(setattr, target, text(name, "attribute"), call.objects(value))
+    target, value = call.target(ref), call.objects(value)
+    path, _, last = text(name, "attribute").rpartition(".")
+    if path:
+        target = call.interruptible(call.modules.attribute, target, path)
+    call.interruptible(setattr, target, last, value)
     return OK
 
 
@@ -108,8 +111,8 @@ def _do_next(call: Call, ref: Any, count: Any) -> Any:
             f"A {type(iterator).__name__} is no iterator: make one of it with builtins.iter.",
             reason="not_an_iterator",
         )
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise invalid(f"The number of items to fetch is {repr(count)}")
+    if not isinstance(count, int) or isinstance(count, bool) or not 0 < count < 2**31:
+        raise invalid(f"The number of items to fetch is {short(count)}")
     items: list[Any] = []
     try:
         call.interruptible(items.extend, itertools.islice(iterator, count))
@@ -253,7 +256,7 @@ def _atoms(**fields: Any) -> dict[Atom, Any]:
 
 def _pid(value: Any) -> Pid:
     if not isinstance(value, Pid):
-        raise invalid(f"A process is given as {repr(value)}, which is no pid")
+        raise invalid(f"A process is given as {short(value)}, which is no pid")
     return value
 
 

@@ -8,16 +8,18 @@ import logging
 import threading
 import time
 from queue import SimpleQueue
-from reprlib import repr  # noqa: A004 (what is shown in errors must stay short)
 from typing import TYPE_CHECKING, Any
 
+from pynode import etf
 from pynode.bridge.call import Call
 from pynode.bridge.invoke import Modules
 from pynode.destination import Destination
 from pynode.dist.task import CallInterrupted, Task
-from pynode.errors import BridgeError, NodeUnavailableError
+from pynode.errors import BridgeError, DecodeError, InvalidRequestError, NodeUnavailableError
+from pynode.node import RemoteFun
 from pynode.objects import OWNER_DOWN, Registry, Session
-from pynode.terms import Atom, Pid, Reference
+from pynode.show import short
+from pynode.terms import Atom, Fun, Pid, Reference
 from pynode.values import Ref, decode, from_struct
 
 if TYPE_CHECKING:
@@ -35,6 +37,15 @@ class _Watch:
     reference: Reference | None = None
 
 
+class _Callback(RemoteFun):
+    """A function that came with a request: objects go to it as refs of the session that calls."""
+
+    def __call__(self, *args: Any) -> Any:
+        """Call the function with `args`."""
+        call = self._here.engine.current_task()
+        return call.call_back(self, args) if isinstance(call, Call) else super().__call__(*args)
+
+
 class Bridge(Destination):
     """Answers the request protocol, until `stop`: add it to a node under its `NAME`.
 
@@ -50,7 +61,6 @@ class Bridge(Destination):
         self.calls: dict[Any, Call] = {}
         self.started = time.monotonic()
         self._watches: dict[Pid, _Watch] = {}  # under the registry's lock
-        self._first_ref: Ref | None = None
         self._idle = threading.Condition()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_lock = threading.Lock()
@@ -91,10 +101,11 @@ class Bridge(Destination):
         gone = functools.partial(self._owner_gone, owner, watch)
         # Whoever wants a new owner has connected to its node before; if that is lost again, the
         # owner is as good as dead. This runs under the registry's lock, so it is told later.
-        if self.node.connection(owner.node) is None:
+        connection = self.node.connection(owner.node)
+        if connection is None:
             self.node.engine.submit(functools.partial(gone, Atom("noconnection")))
         else:
-            watch.reference = self.node.monitor(owner, gone)
+            watch.reference = self.node.monitor_over(connection, owner, gone)
 
     def _demonitor(self, owner: Pid) -> None:
         reference = self._watches.pop(owner).reference
@@ -121,11 +132,15 @@ class Bridge(Destination):
 
     def _ended(self, session: Session, reason: str) -> None:
         """Stop the calls of a session that has ended."""
-        for task in self.node.engine.tasks(session.lane):
-            # When an implicit session is released, its owner may go on and make a new one: what
-            # has not begun is not about the old one.
-            if task.is_running or reason == OWNER_DOWN or session.lane == session.id:
-                task.interrupt()
+        for call in self.node.engine.tasks(session.lane):
+            # A lane may have calls of other sessions: its process may have given this one away.
+            # And when an implicit session is released, its owner may go on and make a new one.
+            if (
+                isinstance(call, Call)
+                and call.within is session
+                and (call.is_running or reason == OWNER_DOWN or call.session_id is not None)
+            ):
+                call.interrupt()
         self.node.engine.end_own_thread(session.lane)
 
     def _expire_later(self) -> None:
@@ -140,25 +155,58 @@ class Bridge(Destination):
     # --- messages
 
     def deliver(self, connection: Connection, payload: bytes) -> Task | None:
-        """See `Destination.deliver`."""
-        self._first_ref = None
-        message = decode(payload, struct=self._from_struct, fun=self.node.callable)
+        """See `Destination.deliver`.
+
+        A request that cannot be decoded, such as one that is nested too deeply, is answered all
+        the same if it can be read who has sent it.
+        """
+        first_ref: Ref | None = None
+
+        def struct(fields: dict[Any, Any]) -> Any:
+            nonlocal first_ref
+            value = from_struct(fields)
+            if first_ref is None and type(value) is Ref:
+                first_ref = value
+            return value
+
+        try:
+            message = decode(payload, struct=struct, fun=self._callable)
+        except DecodeError as error:
+            return self._undecodable(connection, payload, error)
         match message:
             case (Atom("$gen_call"), (Pid() as caller, tag), request):
-                return self._call(connection, caller, tag, request)
+                return self._call(connection, caller, tag, request, first_ref)
             case (Atom("$gen_cast"), request):
-                return self._call(connection, None, None, request)
-        log.debug("ignored a message that is no request: %s", repr(message))
+                return self._call(connection, None, None, request, first_ref)
+        log.debug("ignored a message that is no request: %s", short(message))
         return None
 
-    def _from_struct(self, fields: dict[Any, Any]) -> Any:
-        value = from_struct(fields)
-        if self._first_ref is None and type(value) is Ref:
-            self._first_ref = value
-        return value
+    def _callable(self, fun: Fun) -> _Callback:
+        return _Callback.bind(fun, self.node)
 
-    def _call(self, connection: Connection, caller: Pid | None, tag: Any, request: Any) -> Call:
-        call = Call(self, connection, caller, tag, self._first_ref)
+    def _undecodable(self, connection: Connection, payload: bytes, error: DecodeError) -> Call:
+        try:
+            kind, position = etf.decode_at(payload, 2)
+            sender = etf.decode_at(payload, position)[0]
+        except DecodeError:
+            raise error from None
+        match kind, sender:
+            case Atom("$gen_call"), (Pid() as caller, tag):
+                call = Call(self, connection, caller, tag, None)
+                call.fail_with(InvalidRequestError(str(error), reason="undecodable"))
+                self.calls[call.key] = call
+                return call
+        raise error
+
+    def _call(
+        self,
+        connection: Connection,
+        caller: Pid | None,
+        tag: Any,
+        request: Any,
+        first_ref: Ref | None,
+    ) -> Call:
+        call = Call(self, connection, caller, tag, first_ref)
         if self._stopping:
             message = f"{self.node.name} is shutting down: call it again when it is back."
             call.fail_with(NodeUnavailableError(message, node=self.node.name))
@@ -187,17 +235,31 @@ class Bridge(Destination):
 
     def run_async(self, coroutine: CoroutineType[Any, Any, Any]) -> Any:
         """Await `coroutine` on the node's event loop and return its result."""
-        with self._loop_lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                threading.Thread(
-                    target=self._loop.run_forever, name="pynode-asyncio", daemon=True
-                ).start()
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        inbox: SimpleQueue[Any] = SimpleQueue()
-        future.add_done_callback(inbox.put)
-        try:
-            return self.node.engine.wait(inbox, None).result()
-        except CallInterrupted:
-            future.cancel()
-            raise
+        with self.node.engine.shield():
+            with self._loop_lock:
+                if self._loop is None:
+                    self._loop = asyncio.new_event_loop()
+                    threading.Thread(
+                        target=self._loop.run_forever, name="pynode-asyncio", daemon=True
+                    ).start()
+            future = asyncio.run_coroutine_threadsafe(_outcome(coroutine), self._loop)
+            inbox: SimpleQueue[Any] = SimpleQueue()
+            future.add_done_callback(inbox.put)
+            try:
+                value, error = self.node.engine.wait(inbox, None).result()
+            except CallInterrupted:
+                future.cancel()
+                raise
+        if error is not None:
+            raise error
+        return value
+
+
+async def _outcome(coroutine: CoroutineType[Any, Any, Any]) -> tuple[Any, BaseException | None]:
+    """Return what a coroutine returns or raises: sys.exit() would end the event loop."""
+    try:
+        return await coroutine, None
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:  # noqa: BLE001
+        return None, error

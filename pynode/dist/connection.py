@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+import time
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -77,6 +78,7 @@ class Connection(Source):
         self._counting = threading.Lock()
         self._writing = threading.Lock()
         self._room = threading.Condition()
+        self._waiting = 0
         self._closing = threading.Lock()
         if early_data:
             self._channel.receive_data(early_data)
@@ -136,6 +138,9 @@ class Connection(Source):
         with self._counting:
             self._out.extend(frames)
             self._out_bytes += sum(map(len, frames))
+        if self._out_bytes > config.SEND_BUFFER:
+            # What the peer asks for from here on waits until it has taken what there is.
+            self.congested = True
 
     def send(self, control: ControlMessage, payload: bytes | None = None) -> None:
         """Encode, queue and flush. Never blocks; see `throttle`."""
@@ -145,11 +150,26 @@ class Connection(Source):
     def throttle(self) -> None:
         """Wait while too much is queued for a slow peer. Never call this while reading."""
         if self._out_bytes > config.SEND_BUFFER:
-            self.flush()
-            with self._room:
-                self._room.wait_for(
-                    lambda: self._out_bytes <= config.SEND_BUFFER or self.ended is not None
-                )
+            self._wait_until_queued(config.SEND_BUFFER, None)
+
+    def drain(self, deadline: float) -> None:
+        """Wait until all that is queued is sent, until `deadline` (of `time.monotonic`) at most."""
+        if self._out_bytes:
+            self._wait_until_queued(0, deadline)
+
+    def _wait_until_queued(self, size: int, deadline: float | None) -> None:
+        with self._room:
+            self._waiting += 1
+            try:
+                while self._out_bytes > size and self.ended is None:
+                    # Not only when notified: that is done at SEND_BUFFER, whatever is waited for.
+                    left = 0.05 if deadline is None else min(0.05, deadline - time.monotonic())
+                    if left <= 0:
+                        break
+                    self.flush()
+                    self._room.wait(left)
+            finally:
+                self._waiting -= 1
 
     def tick(self) -> None:
         """Send a tick, unless something else is on its way."""
@@ -201,8 +221,11 @@ class Connection(Source):
             except OSError:
                 # Not closed from here: who sends may hold a lock that those need who are told.
                 # The thread that reads finds the socket shut down, and closes the connection.
-                out.clear()
                 self._shut_down()
+                with self._counting:
+                    out.clear()
+                    self._out_bytes = 0
+                self._has_room()
                 return True
             self.sent += 1
             with self._counting:
@@ -217,10 +240,18 @@ class Connection(Source):
                         left.append(memoryview(buffer)[sent:] if sent else buffer)
                         sent = 0
                 out.extendleft(reversed(left))
-            if self._out_bytes <= config.SEND_BUFFER:
+            self._has_room()
+        return True
+
+    def _has_room(self) -> None:
+        """Go on with what waited for the peer, if it has caught up."""
+        if self._out_bytes <= config.SEND_BUFFER:
+            if self.congested:
+                self.congested = False
+                self._engine.resume(self)
+            if self._waiting:
                 with self._room:
                     self._room.notify_all()
-        return True
 
     # --- the end
 

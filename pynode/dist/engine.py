@@ -27,6 +27,7 @@ import itertools
 import logging
 import threading
 import time
+import traceback
 from abc import ABC, abstractmethod
 from collections import deque
 from contextlib import contextmanager
@@ -47,6 +48,10 @@ _IDLE_ROUNDS = 20
 _SPARE_THREADS = 8
 
 
+#: How many callbacks may be inside each other in one session: each takes some twenty of the
+#: thousand frames that Python's recursion limit allows, and the user's code wants some, too.
+_NESTED = 25
+_NO_THREAD = "the system allows no more threads"
 #: Announces a task that has arrived in the lane of one that waits.
 _LET_IN: Final = object()
 
@@ -74,6 +79,10 @@ class Source(ABC):
         self.role = threading.Lock()
         #: How many tasks were begun; the sentinel looks whether it moves.
         self.begun = 0
+        #: Whether its tasks are put aside for now, because nobody takes their answers. Who sets it
+        #: back calls `Engine.resume`.
+        self.congested = False
+        self.aside: deque[Task] = deque()
 
     @abstractmethod
     def next_task(self) -> Task | None:
@@ -115,20 +124,28 @@ class _Worker(threading.Thread):
         self._given.acquire()
         self.source: Source | None = None
         self.task: Task | None = None
+        self.nested = 0
+        self.ended = False
 
     def give(self, source: Source | None) -> None:
-        """Wake the thread to read from `source`, whose role it now has; None ends it."""
+        """Wake the thread to read from `source`, whose role it now has.
+
+        Without a source it runs what was put aside.
+        """
         self.source = source
         self._given.release()
 
     def run(self) -> None:
+        engine = self._engine
         while True:
             self._given.acquire()
-            if self.source is None:
-                return
-            self._engine._read(self, self.source)
-            self.source = None
-            if not self._engine._park(self):
+            if self.source is not None:
+                engine._read(self, self.source)
+                self.source = None
+            while (task := engine._next_or_park(self)) is not None:
+                engine._run_lane(self, task).flush()
+                del task
+            if self.ended:
                 return
 
 
@@ -141,6 +158,7 @@ class _OwnThread(threading.Thread):
         self._lane = lane
         self.source = None
         self.task: Task | None = None
+        self.nested = 0
         #: Set when something has changed: a task has come, or `ending` is true.
         self.changed = threading.Event()
         self.ending = False
@@ -155,10 +173,18 @@ class _OwnThread(threading.Thread):
                 self.changed.wait()
                 continue
             self.task = task
-            task.run()
+            _run(task)
             task.flush()
             self.task = None
             del task  # while we wait for the next one, it must not keep its objects alive
+
+
+def _run(task: Task) -> None:
+    """Run a task; whatever it raises, the thread lives and the lane goes on."""
+    try:
+        task.run()
+    except BaseException:  # noqa: BLE001
+        log.error("internal error in %s; please report it:\n%s", task, traceback.format_exc())
 
 
 class Timer:
@@ -178,17 +204,20 @@ class Timer:
 class Engine:
     """Runs the tasks of its sources; see the top of this module.
 
-    `max_threads` bounds the threads that run tasks; when all of them are busy, what comes next
-    waits until one is free.
+    `max_threads` bounds the threads that run tasks, not counting those that wait for an answer;
+    when all of them are busy, what comes next is put aside until one is free. Each source has a
+    thread to read from it beside them, since what those that wait are waiting for must be read.
     """
 
     def __init__(self, *, max_threads: int = config.MAX_THREADS) -> None:
-        self._max_threads = max_threads
         self._lock = threading.Lock()
         self._lanes: dict[Hashable, _Lane] = {}
         self._sources: set[Source] = set()
         self._spares: list[_Worker] = []
         self._threads = 0
+        #: How many threads there may be: `max_threads`, one for each source, each that waits.
+        self._ceiling = max_threads
+        self._aside: deque[Task] = deque()
         self._numbers = itertools.count(1)
         self._work = _WorkQueue()
         self._timers: list[tuple[float, int, Timer]] = []
@@ -196,7 +225,7 @@ class Engine:
         self._asleep = False
         self._awake = threading.Event()
         self._stopped = False
-        self._full_reported = False
+        self._reported = False
         self._sentinel = threading.Thread(target=self._watch, name="pynode-sentinel", daemon=True)
 
     def start(self) -> None:
@@ -212,16 +241,26 @@ class Engine:
         with self._lock:
             spares, self._spares = self._spares, []
         for worker in spares:
-            worker.give(None)
+            worker.give(None)  # it finds nothing to do, and may not park
 
     # --- sources and their readers
 
     def add(self, source: Source) -> None:
-        """Begin to read from `source`."""
+        """Begin to read from `source`. Raises RuntimeError if the system allows no more threads."""
         source.role.acquire()
         with self._lock:
             self._sources.add(source)
-        self._worker(at_any_rate=True).give(source)
+            self._ceiling += 1
+        worker = self._worker()
+        if worker is None:
+            self._remove(source)
+            raise RuntimeError(_NO_THREAD)
+        worker.give(source)
+
+    def _remove(self, source: Source) -> None:
+        with self._lock:
+            self._sources.discard(source)
+            self._ceiling -= 1
 
     def submit(self, function: Callable[[], object]) -> None:
         """Run `function` soon, on another thread. It may block."""
@@ -237,26 +276,18 @@ class Engine:
         while True:
             task = source.next_task()
             if task is None:
-                with self._lock:
-                    self._sources.discard(source)
+                self._remove(source)
                 return
             if task.lane is not None and not self._enter(task):
+                continue
+            full = source.congested or self._threads >= self._ceiling
+            if full and self._put_aside(source, task):
                 continue
             source.begun += 1
             if self._asleep:
                 self._awake.set()
             role.release()
-            worker.task = task
-            task.run()
-            while task.lane is not None:
-                following = self._leave(task.lane)
-                if following is None:
-                    break
-                # Others were read meanwhile, by another thread, so nobody flushes for us.
-                task.flush()
-                worker.task = task = following
-                task.run()
-            worker.task = None
+            task = self._run_lane(worker, task)
             if not role.acquire(blocking=False):
                 task.flush()
                 return
@@ -271,31 +302,88 @@ class Engine:
             else:
                 worker.give(source)
 
-    def _worker(self, *, at_any_rate: bool = False) -> Any:
+    def _run_lane(self, worker: _Worker, task: Task) -> Task:
+        """Run a task and what waits in its lane; return the last one, which is not flushed yet."""
+        worker.task = task
+        _run(task)
+        while task.lane is not None:
+            following = self._leave(task.lane)
+            if following is None:
+                break
+            # Others were read meanwhile, by another thread, so nobody flushes for us.
+            task.flush()
+            worker.task = task = following
+            _run(task)
+        worker.task = None
+        return task
+
+    def _worker(self) -> _Worker | None:
+        """Return a thread to be given something; None if the system allows no more of them."""
         with self._lock:
             if self._spares:
                 return self._spares.pop()
-            if self._threads >= self._max_threads and not at_any_rate:
-                if not self._full_reported:
-                    self._full_reported = True
-                    log.warning(
-                        "%d calls run at the same time; further calls wait until one is done. "
-                        "Raise max_threads if that many are meant to run.",
-                        self._threads,
-                    )
-                return None
             self._threads += 1
         worker = _Worker(self, next(self._numbers))
-        worker.start()
+        try:
+            worker.start()
+        except RuntimeError:
+            with self._lock:
+                self._threads -= 1
+            self._report(_NO_THREAD)
+            return None
         return worker
 
-    def _park(self, worker: _Worker) -> bool:
+    def _report(self, what: str) -> None:
+        """Log once that there are not enough threads."""
+        if not self._reported:
+            self._reported = True
+            log.warning("%s; further calls wait until others are done", what)
+
+    # --- tasks that cannot run yet, though nothing in their lane runs
+
+    def _put_aside(self, source: Source, task: Task) -> bool:
+        """Keep a task for later; False if it may run now after all."""
+        if source.congested:
+            source.aside.append(task)
+            # It may have been set back by another thread just now.
+            self._resume_unless_congested(source)
+            return True
         with self._lock:
+            if self._spares:
+                return False
+            self._aside.append(task)
+        self._report(f"{self._threads} threads run calls, which is max_threads")
+        return True
+
+    def _resume_unless_congested(self, source: Source) -> None:
+        if not source.congested:
+            self.resume(source)
+
+    def resume(self, source: Source) -> None:
+        """Run what was put aside while `source` was congested."""
+        with self._lock:
+            while source.aside:
+                self._aside.append(source.aside.popleft())
+        self._run_aside()
+
+    def _run_aside(self) -> None:
+        """Have a thread run what was put aside, if there may be one more."""
+        if self._aside and (self._spares or self._threads < self._ceiling):
+            worker = self._worker()
+            if worker is not None:
+                worker.give(None)
+
+    def _next_or_park(self, worker: _Worker) -> Task | None:
+        """Return a task that was put aside; without one, `worker` is a spare or has ended."""
+        with self._lock:
+            if self._aside:
+                return self._aside.popleft()
             if self._stopped or len(self._spares) >= _SPARE_THREADS:
                 self._threads -= 1
-                return False
-            self._spares.append(worker)
-            return True
+                worker.ended = True
+            else:
+                self._spares.append(worker)
+            return None
 
     # --- lanes
 
@@ -317,14 +405,27 @@ class Engine:
         """Return the next task of the lane, or close it."""
         with self._lock:
             lane = self._lanes[key]
-            if lane.own is not None:
-                lane.own.start()  # given to the lane while it was busy
+            if lane.own is not None and self._start(lane):
+                lane.running = []  # given to the lane while it was busy
             elif lane.waiting:
                 task = lane.running[0] = lane.waiting.popleft()
                 return task
             else:
                 del self._lanes[key]
             return None
+
+    def _start(self, lane: _Lane) -> bool:
+        """Start the lane's own thread; without one, other threads run its tasks."""
+        own = lane.own
+        if own is None:
+            return False
+        try:
+            own.start()
+        except RuntimeError:
+            lane.own = None
+            self._report(_NO_THREAD)
+            return False
+        return True
 
     def own_thread(self, key: Hashable) -> None:
         """Give a lane a thread that will run all its tasks from now on."""
@@ -336,8 +437,8 @@ class Engine:
                 lane.own.ending = False
                 return
             lane.own = _OwnThread(self, key)
-            if not lane.running:
-                lane.own.start()
+            if not lane.running and not self._start(lane):
+                del self._lanes[key]
 
     def end_own_thread(self, key: Hashable) -> None:
         """End the thread of a lane, if it has one, after what is waiting now."""
@@ -379,10 +480,18 @@ class Engine:
         worker = threading.current_thread()
         if not isinstance(worker, _Worker | _OwnThread) or worker.task is None:
             return inbox.get(timeout=timeout)
+        if worker.nested >= _NESTED:
+            raise RecursionError(
+                f"Callbacks are nested {_NESTED} levels deep in one session: this looks endless."
+            )
         task = worker.task
         outer_shield = task.shield(inbox)
+        worker.nested += 1
+        with self._lock:
+            self._ceiling += 1
         if worker.source is not None:
             self._promote(worker.source)
+        self._run_aside()
         deadline = None if timeout is None else time.monotonic() + timeout
         lane, outer = self._open_to(task.lane, inbox)
         try:
@@ -393,20 +502,32 @@ class Engine:
                     raise CallInterrupted
                 if item is not _LET_IN:
                     return item
-                assert lane is not None
-                self._run_let_in(worker, lane)
+                if lane is not None:
+                    self._run_let_in(worker, lane)
         finally:
             worker.task = task
-            if lane is not None:
-                with self._lock:
+            worker.nested -= 1
+            with self._lock:
+                self._ceiling -= 1
+                if lane is not None:
                     lane.inbox = outer
+                    if outer is not None:
+                        # What has come too late for us is for who waits further out.
+                        for _ in lane.waiting:
+                            outer.put(_LET_IN)
             task.unshield(outer_shield)
+
+    @staticmethod
+    def current_task() -> Task | None:
+        """Return the task that runs in this thread, if one does."""
+        task = getattr(threading.current_thread(), "task", None)
+        return task if isinstance(task, Task) else None
 
     @contextmanager
     def shield(self) -> Iterator[None]:
         """Let the task that runs in this thread, if one does, be interrupted afterwards only."""
-        task = getattr(threading.current_thread(), "task", None)
-        if not isinstance(task, Task):
+        task = self.current_task()
+        if task is None:
             yield
             return
         outer = task.shield()
@@ -435,12 +556,10 @@ class Engine:
                 return  # a task that was let in further inside has run it
             worker.task = task = lane.waiting.popleft()
             lane.running.append(task)
-        try:
-            task.run()
-            task.flush()
-        finally:
-            with self._lock:
-                lane.running.pop()
+        _run(task)
+        task.flush()
+        with self._lock:
+            lane.running.pop()
 
     # --- the sentinel
 
@@ -458,6 +577,7 @@ class Engine:
         quiet = 0
         while not self._stopped:
             pause = self._run_timers()
+            self._run_aside()
             busy, seen = self._hand_over(seen)
             quiet = 0 if busy else quiet + 1
             if quiet < _IDLE_ROUNDS:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LOOPBACK: Final = "127.0.0.1"
+#: Where an EPMD listens that nodes of other hosts are to find.
+ALL_INTERFACES = "0.0.0.0"  # noqa: S104
 #: Bytes that one answer of an EPMD may have; it is the list of names that can be long.
 MAX_ANSWER: Final = 4 * 1024 * 1024
 

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING
 from pynode import config
 from pynode.dist.connection import Connection
 from pynode.errors import HandshakeError, ListenError, NodeUnavailableError
+from pynode.posix import not_for_children
 from pynode.protocol.flags import DFlag
 from pynode.protocol.handshake import NEED_DATA as HANDSHAKE_NEEDS_DATA
 from pynode.protocol.handshake import Established, Handshake, PeerName, Status, StatusAlive
-from pynode.posix import not_for_children
 from pynode.terms import Atom
 
 if TYPE_CHECKING:
@@ -109,7 +109,9 @@ class ConnectionTable:
         """Begin to accept peers; `creation` is this node's."""
         self.creation = creation
         if self._listener is not None:
-            threading.Thread(target=self._accept, name="pynode-accept", daemon=True).start()
+            threading.Thread(
+                target=self._accept, args=(self._listener,), name="pynode-accept", daemon=True
+            ).start()
         self._ticks: dict[Connection, tuple[int, float, int]] = {}
         self._engine.after(self._ticktime / 4, self._tick)
 
@@ -120,7 +122,9 @@ class ConnectionTable:
             with suppress(OSError):
                 self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread in accept()
             self._listener.close()
+        deadline = time.monotonic() + config.SHUTDOWN_GRACE_SECONDS
         for connection in self.connections():
+            connection.drain(deadline)
             connection.close("node_stopped")
 
     def connections(self) -> list[Connection]:
@@ -206,9 +210,7 @@ class ConnectionTable:
                 node=peer,
             ) from error
 
-    def _accept(self) -> None:
-        listener = self._listener
-        assert listener is not None
+    def _accept(self, listener: socket.socket) -> None:
         while True:
             try:
                 sock, address = listener.accept()
@@ -338,7 +340,10 @@ class ConnectionTable:
         if attempt is not None:
             attempt.connection = connection
             attempt.done.set()
-        self._engine.add(connection)
+        try:
+            self._engine.add(connection)
+        except RuntimeError as error:
+            connection.close(str(error))
         if self._closed:
             connection.close("node_stopped")
 

@@ -92,12 +92,12 @@ class Task:
         """Let nothing be raised in this thread from here on; undone by `unshield`.
 
         For what the user's code calls of ours and must not be left half done. With an `inbox`,
-        an interrupt is put there. Raises CallInterrupted if one has come already.
+        an interrupt is put there. Raises CallInterrupted if one has come already, but only inside
+        `interruptible`, and not under another shield unless this is to wait.
         """
         with _lock:
-            if self._interrupted:
-                if self._thread:
-                    _set_async_exc(self._thread, _NOTHING)
+            if self._may_raise and (inbox is not None or not self._shielded):
+                _set_async_exc(self._thread, _NOTHING)
                 raise CallInterrupted
             outer = (self._shielded, self._inbox)
             self._shielded = True
@@ -108,8 +108,12 @@ class Task:
         """Undo `shield`, which returned `outer`. Raises CallInterrupted if one has come since."""
         with _lock:
             self._shielded, self._inbox = outer
-            if self._interrupted and not self._shielded:
+            if self._may_raise and not self._shielded:
                 raise CallInterrupted
+
+    @property
+    def _may_raise(self) -> bool:
+        return self._interrupted and self._thread != 0
 
     def _close(self) -> None:
         """Let no exception come from here on."""

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from pynode import config
 from pynode.errors import InvalidRequestError
+from pynode.show import short
 
 #: Seconds that clocks can add, some thirty years.
 _LONGEST = 10**9
@@ -52,7 +53,7 @@ class SessionSettings:
         """
         if not isinstance(mapping, Mapping):
             raise InvalidRequestError(
-                f"Session settings are a map, not {mapping!r}: send %{{}} for the defaults.",
+                f"Session settings are a map, not {short(mapping)}: send %{{}} for the defaults.",
                 reason="invalid_settings",
             )
         given: dict[str, Any] = {}
@@ -60,7 +61,7 @@ class SessionSettings:
             check = _CHECKS.get(key) if isinstance(key, str) else None
             if check is None:
                 raise InvalidRequestError(
-                    f"A session has no setting {key!r}: the settings are {', '.join(_CHECKS)}.",
+                    f"A session has no setting {short(key)}: there are {', '.join(_CHECKS)}.",
                     reason="unknown_setting",
                 )
             if value is not None:
@@ -70,7 +71,8 @@ class SessionSettings:
 
 def _refuse(name: str, value: object, wanted: str) -> NoReturn:
     raise InvalidRequestError(
-        f"The session setting {name} is {value!r}: set it to {wanted}.", reason="invalid_setting"
+        f"The session setting {name} is {short(value)}: set it to {wanted}.",
+        reason="invalid_setting",
     )
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from reprlib import repr  # noqa: A004 (what is logged must stay short)
 from typing import TYPE_CHECKING
 
 from pynode import gen
 from pynode.destination import Destination
+from pynode.show import short
 from pynode.terms import Atom, Pid
 from pynode.values import encode
 
@@ -29,4 +29,4 @@ class NetKernel(Destination):
                 control = gen.reply_to(self.pid, caller, tag)
                 connection.post(connection.encode(control, encode((tag, Atom("yes")))))
             case message:
-                log.debug("net_kernel ignored %s", repr(message))
+                log.debug("net_kernel ignored %s", short(message))

@@ -329,6 +329,141 @@ def test_the_exceptions_of_a_session_are_few(ask: Callable[..., Any], caller: Be
     assert ask(Atom("getattr"), first, "__class__")[0] == "ok"
 
 
+RAISERS = {
+    "notes": "e = ValueError('x'); e.__notes__ = 5; raise e",
+    "exceptions": "e = ValueError('x'); e.exceptions = 5; raise e",
+    "str": "raise type('E', (Exception,), {'__str__': lambda self: exit()})()",
+    "class": "raise type('E', (Exception,), {'__class__': property(lambda self: exit())})()",
+    "exit": "import sys; sys.exit(1)",
+    "interrupt": "raise KeyboardInterrupt",
+    "generator": "raise GeneratorExit",
+}
+
+
+@pytest.mark.parametrize("source", RAISERS.values(), ids=RAISERS)
+def test_whatever_is_raised_is_answered(ask: Callable[..., Any], source: str) -> None:
+    for _ in range(2):
+        answer = error(ask(Atom("call"), "builtins", "exec", [source], {}))
+        assert answer["struct"] == "PythonError"
+
+
+def test_an_object_that_raises_whatever_is_asked_of_it(ask: Callable[..., Any]) -> None:
+    source = "type('E', (), {'__class__': property(lambda self: exit())})()"
+    answer = ask(Atom("call"), "builtins", "eval", [source], {})
+    assert answer[0] in ("ok", "error")
+    assert call(ask, "math.sqrt", 4) == 2.0
+
+
+def test_sys_exit_in_a_coroutine_ends_no_loop(ask: Callable[..., Any]) -> None:
+    source = "async def f():\n import sys; sys.exit(3)"
+    _, names = ask(Atom("put"), {})
+    ask(Atom("call"), "builtins", "exec", [source, names], {})
+    answer = error(ask(Atom("call"), "builtins", "eval", ["f()", names], {}))
+    assert answer["type"] == "SystemExit"
+    assert call(ask, "asyncio.sleep", 0, "slept") == "slept"
+
+
+ODD_REQUESTS = {
+    "huge": "1 bsl 20000",
+    "huge name": "{1 bsl 20000}",
+    "huge option": "{call, math, sqrt, [16], [], #{session_id => 1 bsl 20000}}",
+    "deep": "lists:foldl(fun(_, X) -> {X} end, x, lists:seq(1, 20000))",
+}
+
+
+@pytest.mark.parametrize("source", ODD_REQUESTS.values(), ids=ODD_REQUESTS)
+def test_an_odd_request_is_answered_and_costs_no_connection(
+    caller: BeamProcess, module_pynode: PynodeProcess, ask: Callable[..., Any], source: str
+) -> None:
+    ref = call(ask, "builtins.object")
+    answer = caller.eval(f"Request = {source}, {CALL}", Node=Atom(module_pynode.name))
+    assert error(answer)["struct"] == "InvalidRequestError"
+    caller.eval(f"{{snakebridge, Node}} ! {ODD_REQUESTS['huge']}", Node=Atom(module_pynode.name))
+    caller.eval(f"{{net_kernel, Node}} ! {ODD_REQUESTS['huge']}", Node=Atom(module_pynode.name))
+    assert ask(Atom("getattr"), ref, "__class__")[0] == "ok"
+
+
+@pytest.mark.parametrize("fields", ["microsecond => {}", "microsecond => []", "data => 1 bsl 60"])
+@pytest.mark.parametrize("name", ["Time", "SnakeBridge.Bytes"])
+def test_structs_with_odd_fields_are_maps(
+    caller: BeamProcess, module_pynode: PynodeProcess, name: str, fields: str
+) -> None:
+    struct = (
+        f"#{{'__struct__' => 'Elixir.{name}', calendar => 'Elixir.Calendar.ISO', hour => 1, "
+        f"minute => 1, second => 1, {fields}}}"
+    )
+    source = f"Term = {struct}, Request = {{call, builtins, list, [[Term]], []}}, {{ok, [Term]}} = "
+    caller.eval(source + CALL, Node=Atom(module_pynode.name))
+
+
+def test_refs_in_sets_and_keys_are_their_objects(ask: Callable[..., Any]) -> None:
+    ref = call(ask, "builtins.object")
+    set_ = {Atom("__struct__"): Atom("Elixir.MapSet"), Atom("map"): {"x": []}, Atom("version"): 2}
+    assert call(ask, "builtins.len", set_) == 1
+    pairs = Map([(ref, 1)])
+    assert call(ask, "builtins.eval", "o in m", {"m": pairs, "o": ref}) is True
+
+
+def test_what_a_call_makes_lives_with_the_ref_that_it_was_given(
+    any_beam: BeamNode, ask: Callable[..., Any], module_pynode: PynodeProcess
+) -> None:
+    ref = call(ask, "collections.Counter", "ab")
+    other = any_beam.process()
+    answer = ask_from(other, module_pynode, Atom("call"), "builtins", "iter", [ref], {})
+    assert answer[1]["session_id"] == ref["session_id"]
+    other.exit()
+
+
+def test_a_session_has_one_lane_however_it_is_named(
+    caller: BeamProcess, module_pynode: PynodeProcess, ask: Callable[..., Any]
+) -> None:
+    ref = call(ask, "builtins.object")
+    _, log = ask(Atom("put"), [])
+    sleep = "import time; log.append(1); time.sleep(0.2); log.append(2)"
+    run = [sleep, {"log": log}]
+    answers = caller.eval(
+        "Ids = [gen_server:send_request({snakebridge, Node}, R) || R <- Requests],"
+        "[gen_server:receive_response(Id, 30000) || Id <- Ids]",
+        Node=Atom(module_pynode.name),
+        Requests=[
+            (Atom("call"), "builtins", "exec", run, {}),
+            (Atom("call"), "builtins", "exec", run, {}, {"session_id": ref["session_id"]}),
+        ],
+    )
+    assert [answer[1][0] for answer in answers] == ["ok", "ok"]
+    assert call(ask, "builtins.list", log) == [1, 2, 1, 2]
+
+
+def test_refs_that_come_by_several_connections_at_once_are_all_resolved(
+    start_beam: Callable[..., BeamNode], module_pynode: PynodeProcess, ask: Callable[..., Any]
+) -> None:
+    flood = start_beam()
+    flooding = flood.start_eval(
+        "[{ok, 4.0} = gen_server:call({snakebridge, N}, {call, math, sqrt, [16], []})"
+        " || _ <- lists:seq(1, 3000)], done",
+        N=Atom(module_pynode.name),
+    )
+    ref = call(ask, "builtins.object")
+    while not flooding.done():
+        assert call(ask, "operator.contains", [ref, *range(100)], ref) is True
+    assert flooding.result() == "done"
+
+
+def test_endless_callbacks_end(caller: BeamProcess, module_pynode: PynodeProcess) -> None:
+    answer = caller.eval(
+        "Call = fun(R) -> gen_server:call({snakebridge, Node}, R, 30000) end,"
+        "{ok, Ref} = Call({call, builtins, object, [], []}),"
+        "Again = fun Again(_) -> Call({call, functools, reduce, [fun(_, _) -> Again(1) end,"
+        "  [1, Ref]], []}) end,"
+        "Again(1)",
+        Node=Atom(module_pynode.name),
+        timeout=60.0,
+    )
+    # The innermost one failed, and all the others returned what it did.
+    assert answer[0] == "ok"
+    assert "nested" in str(answer)
+
+
 # --- values
 
 
@@ -365,6 +500,21 @@ def test_a_fun_is_callable(
         Node=Atom(module_pynode.name),
     )
     assert value == (Atom("ok"), 6)
+
+
+def test_objects_go_to_a_fun_as_refs_and_come_back_as_objects(
+    caller: BeamProcess, module_pynode: PynodeProcess
+) -> None:
+    value = caller.eval(
+        "Call = fun(R) -> {ok, V} = gen_server:call({snakebridge, Node}, R, 10000), V end,"
+        "Counter = Call({call, collections, 'Counter', [<<\"aab\">>], []}),"
+        "Same = fun(#{'__struct__' := 'Elixir.SnakeBridge.Ref'} = Ref, _) -> Ref end,"
+        "#{id := Id} = Call({call, functools, reduce, [Same, [Counter, 1]], []}),"
+        "{Call({method, Id, most_common, [1], []}), map_get(session_id, Counter) =:="
+        " map_get(session_id, Call({call, functools, reduce, [Same, [Counter, 1]], []}))}",
+        Node=Atom(module_pynode.name),
+    )
+    assert value == ([("a", 2)], True)
 
 
 def test_a_fun_that_fails_is_a_python_exception(

@@ -144,6 +144,21 @@ def test_sigterm_lets_a_running_call_finish(
     assert running.result(10) == (Atom("ok"), None)
 
 
+def test_sigterm_waits_for_a_large_answer_to_be_sent(
+    start_pynode: Callable[..., PynodeProcess], any_beam: BeamNode
+) -> None:
+    python = start_pynode()
+    source = "__import__('time').sleep(0.3) or b'x' * 30_000_000"
+    call = "{ok, B} = gen_server:call({snakebridge, N}, R, 30000), byte_size(B)"
+    running = any_beam.start_eval(
+        call, N=Atom(python.name), R=(Atom("call"), "builtins", "eval", [source], {})
+    )
+    info = "{ok, #{running_calls := C}} = gen_server:call({snakebridge, N}, info), C"
+    wait_until(lambda: any_beam.eval(info, N=Atom(python.name)) == 1)
+    assert python.stop() == 0
+    assert running.result(10) == 30_000_000
+
+
 def test_it_stops_when_standard_input_is_closed(epmd: Epmd, cookie: str) -> None:
     name = f"py{secrets.token_hex(4)}@127.0.0.1"
     with subprocess.Popen(

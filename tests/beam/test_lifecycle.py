@@ -281,6 +281,68 @@ def test_a_caller_that_gave_up_stops_its_call_where_the_session_says_so(
     owner.exit()
 
 
+def test_an_owner_that_is_killed_while_its_answer_is_made(
+    any_beam: BeamNode, module_pynode: PynodeProcess
+) -> None:
+    source = "[object() for _ in range(20000)]"
+    for _ in range(5):
+        owner = any_beam.process()
+        make(owner, module_pynode, "builtins.object")
+        owner.start_eval(
+            "gen_server:send_request({snakebridge, Node}, Request)",
+            Node=Atom(module_pynode.name),
+            Request=(Atom("call"), "builtins", "eval", [source], {}),
+        )
+        wait_until(lambda: ask(any_beam, module_pynode, Atom("info"))[1]["refs"] > 10)
+        ask(any_beam, module_pynode, Atom("cancel"), owner.pid)
+        owner.exit()
+        wait_until(lambda: not owned_by(any_beam, module_pynode, owner.pid))  # noqa: B023
+    wait_until(lambda: ask(any_beam, module_pynode, Atom("info"))[1]["refs"] == 0)
+    threads = make(any_beam.process(), module_pynode, "threading.active_count")
+    assert threads < 30
+
+
+def test_a_call_is_not_stopped_by_a_session_that_was_given_away(
+    any_beam: BeamNode, module_pynode: PynodeProcess
+) -> None:
+    giver, taker = any_beam.process(), any_beam.process()
+    name = make(giver, module_pynode, "builtins.object")["session_id"]
+    ask(giver, module_pynode, Atom("give_session"), name, giver.pid, taker.pid)
+    running = giver.start_eval(
+        CALL,
+        Node=Atom(module_pynode.name),
+        Request=(
+            Atom("call"),
+            "builtins",
+            "exec",
+            ["import time\nfor _ in range(30): time.sleep(0.01)"],
+            {},
+        ),
+    )
+    wait_until(lambda: ask(any_beam, module_pynode, Atom("info"))[1]["running_calls"] == 1)
+    taker.exit()
+    wait_until(lambda: name not in sessions(any_beam, module_pynode))
+    assert running.result(10) == (Atom("ok"), None)
+
+
+def test_an_awaited_call_is_seen_and_stopped(
+    any_beam: BeamNode, module_pynode: PynodeProcess
+) -> None:
+    owner = any_beam.process()
+    name = make(owner, module_pynode, "builtins.object")["session_id"]
+    running = owner.start_eval(
+        CALL,
+        Node=Atom(module_pynode.name),
+        Request=(Atom("call"), "asyncio", "sleep", [60], {}),
+    )
+    wait_until(lambda: sessions(any_beam, module_pynode)[name]["running"] == 1)
+    wait_until(lambda: ask(any_beam, module_pynode, Atom("info"))[1]["running_calls"] == 1)
+    ask(any_beam, module_pynode, Atom("release_session"), name)
+    tag, answer = running.result(10)
+    assert tag == "error"
+    assert answer["type"] == "pynode.CallInterrupted"
+
+
 def test_generators_are_closed(
     any_beam: BeamNode, module_pynode: PynodeProcess, tmp_path: Any
 ) -> None:

@@ -270,6 +270,19 @@ def test_erpc(any_beam: BeamNode, node: Node) -> None:
         node.erpc(any_beam.name, "timer", "sleep", [60_000], timeout=0.01)
 
 
+def test_a_request_that_is_given_up_at_once_costs_no_connection(
+    any_beam: BeamNode, node: Node
+) -> None:
+    node.ping(any_beam.name)
+    connection = node.connection(any_beam.name)
+    for _ in range(20):
+        with pytest.raises(CallTimeoutError):
+            node.erpc(any_beam.name, "timer", "sleep", [1], timeout=0)
+    assert node.ping(any_beam.name)
+    assert node.connection(any_beam.name) is connection
+    wait_until(lambda: not node._abandoned and not node._monitors)
+
+
 # --- signals from the BEAM
 
 

@@ -44,7 +44,7 @@ class OddError(Exception):
     [
         (ValueError("no"), "ValueError", "no"),
         (ValueError(), "ValueError", "ValueError"),
-        (NastyError(), "NastyError", "(its __str__ raised RuntimeError)"),
+        (NastyError(), "NastyError", f"{__name__}.NastyError"),
         (OddError(), "OddError", "\\ud800"),
         (SystemExit(3), "SystemExit", "3"),
     ],
@@ -56,6 +56,36 @@ def test_python_errors(error: BaseException, name: str, message: str) -> None:
     assert term[Atom("message")] == message
     assert term[Atom("notes")] == ["a note"]
     assert name in term[Atom("traceback")]
+
+
+class Property:
+    def __get__(self, *_: object) -> NoReturn:
+        raise SystemExit
+
+
+class StrangeError(Exception):
+    """Whatever is asked of it raises."""
+
+    __notes__ = Property()
+    exceptions = Property()
+
+    def __str__(self) -> str:
+        raise KeyboardInterrupt
+
+
+def test_an_exception_that_raises_whatever_is_asked_of_it() -> None:
+    error = StrangeError()
+    term = python_error(error, None)
+    assert term[Atom("type")].endswith("StrangeError")
+    assert term[Atom("notes")] == []
+    assert without_frames(error) is error
+
+
+@pytest.mark.parametrize("notes", [5, [5], "ab"])
+def test_odd_notes(notes: object) -> None:
+    error = ValueError("x")
+    error.__notes__ = notes  # type: ignore[assignment]
+    assert python_error(error, None)[Atom("message")] == "x"
 
 
 def test_a_class_without_a_module() -> None:

@@ -40,6 +40,29 @@ def test_a_module_that_is_allowed_is_no_way_to_another() -> None:
         modules.method(json, "codecs.open", ["x"], {})
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "load.__builtins__.get",
+        "load.__globals__",
+        "JSONDecoder.__init__.__globals__",
+        "JSONDecoder.__mro__",
+        "JSONDecoder.mro",
+        "load.__class__",
+    ],
+)
+def test_no_way_out_by_what_all_functions_and_classes_have(path: str) -> None:
+    with pytest.raises(NotAllowedError, match="leads out"):
+        Modules(["json"]).find("json", path)
+    assert Modules().find("json", path)
+
+
+def test_a_module_inside_of_another_by_its_name_there() -> None:
+    import os
+
+    assert Modules(["os"]).find("os", "path.join") is os.path.join
+
+
 def test_a_missing_module_gets_advice_and_a_missing_import_inside_of_it_does_not(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -176,45 +176,140 @@ def test_wait_outside_of_a_task_is_a_plain_wait(engine: Engine) -> None:
         engine.wait(inbox, 0.0)
 
 
-def test_no_more_threads_than_allowed(caplog: pytest.LogCaptureFixture) -> None:
-    # Two threads: the reader of the work queue, and the one that reads from the source.
-    engine = Engine(max_threads=3)
+def test_no_more_threads_than_allowed_and_everybody_has_his_turn() -> None:
+    engine = Engine(max_threads=2)
     engine.start()
     source = Queue()
     engine.add(source)
-    release, done = threading.Event(), threading.Event()
-    started: SimpleQueue[None] = SimpleQueue()
-    reported = threading.Event()
+    release = threading.Event()
+    started: SimpleQueue[int] = SimpleQueue()
 
     def block() -> None:
-        started.put(None)
+        started.put(threading.get_ident())
         release.wait(PATIENCE)
 
-    class Reported(Exception):
-        pass
+    read = threading.Event()
 
-    import logging
+    class Read(Queue):
+        def next_task(self) -> Task | None:
+            task = super().next_task()
+            if task is None:
+                read.set()
+            return task
 
-    class Handler(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            reported.set()
+    for lane in range(20):
+        source.items.put(Do(block, lane))
+    busy = {started.get(timeout=PATIENCE) for _ in range(2)}
+    # The source is read all the same: it ends while the tasks are still put aside.
+    other = Read()
+    engine.add(other)
+    other.items.put(None)
+    assert read.wait(PATIENCE)
+    release.set()
+    busy |= {started.get(timeout=PATIENCE) for _ in range(18)}
+    # Work queue, two sources, and two that run.
+    assert len(busy) <= 6
+    source.items.put(None)
+    engine.stop()
 
-    handler = Handler()
-    logging.getLogger("pynode.dist.engine").addHandler(handler)
-    try:
-        source.items.put(Do(block, 1))
-        source.items.put(Do(block, 2))
-        source.items.put(Do(done.set, 3))
-        started.get(timeout=PATIENCE)
-        started.get(timeout=PATIENCE)
+
+def test_who_waits_for_an_answer_takes_no_place() -> None:
+    engine = Engine(max_threads=2)
+    engine.start()
+    source = Queue()
+    engine.add(source)
+    inboxes: list[SimpleQueue[int]] = [SimpleQueue() for _ in range(30)]
+    waiting: SimpleQueue[int] = SimpleQueue()
+    answers: SimpleQueue[int] = SimpleQueue()
+
+    def ask(number: int) -> None:
+        waiting.put(number)
+        answers.put(engine.wait(inboxes[number], PATIENCE))
+
+    for number in range(30):
+        source.items.put(Do(lambda n=number: ask(n), number))  # type: ignore[misc]
+    for number in sorted(waiting.get(timeout=PATIENCE) for _ in range(30)):
+        source.items.put(Do(lambda n=number: inboxes[n].put(n)))  # type: ignore[misc]
+    assert sorted(answers.get(timeout=PATIENCE) for _ in range(30)) == list(range(30))
+    source.items.put(None)
+    engine.stop()
+
+
+def test_a_congested_source_has_its_tasks_put_aside(engine: Engine, source: Queue) -> None:
+    ran: SimpleQueue[int] = SimpleQueue()
+    read = threading.Event()
+    source.items.put(Do(lambda: ran.put(0)))
+    assert ran.get(timeout=PATIENCE) == 0
+    source.congested = True
+    source.items.put(Do(lambda: ran.put(1), "lane"))
+    source.items.put(Do(lambda: ran.put(2), "lane"))
+    other = Queue()
+    engine.add(other)
+    other.items.put(Do(read.set))
+    assert read.wait(PATIENCE)
+    assert ran.empty()
+    source.congested = False
+    engine.resume(source)
+    assert [ran.get(timeout=PATIENCE) for _ in range(2)] == [1, 2]
+    other.items.put(None)
+
+
+def test_without_threads_the_sentinel_lives_and_calls_wait(
+    engine: Engine, source: Queue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ran = threading.Event()
+    release, reported = threading.Event(), threading.Event()
+    monkeypatch.setattr(engine, "_report", lambda _: reported.set())
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        source.items.put(Do(lambda: release.wait(PATIENCE), 1))
+        source.items.put(Do(ran.set, 2))
         assert reported.wait(PATIENCE)
-        assert not done.is_set()
-        release.set()
-        assert done.wait(PATIENCE)
-    finally:
-        logging.getLogger("pynode.dist.engine").removeHandler(handler)
-        source.items.put(None)
-        engine.stop()
+        assert not ran.is_set()
+    assert ran.wait(PATIENCE)  # the sentinel goes on trying
+    release.set()
+
+
+def test_a_task_that_raises_leaves_its_lane(source: Queue) -> None:
+    def fail() -> None:
+        raise SystemExit
+
+    after = threading.Event()
+    source.items.put(Do(fail, "lane"))
+    source.items.put(Do(after.set, "lane"))
+    assert after.wait(PATIENCE)
+
+
+def test_what_arrives_too_late_for_the_inner_wait_is_let_in_by_the_outer(
+    engine: Engine, source: Queue
+) -> None:
+    outer_inbox: SimpleQueue[str] = SimpleQueue()
+    inner_inbox: SimpleQueue[str] = SimpleQueue()
+    let_in = threading.Event()
+
+    def outer() -> None:
+        engine.wait(outer_inbox, PATIENCE)
+
+    def inner() -> None:
+        # The answer is there before the task that comes next is announced.
+        inner_inbox.put("answer")
+        source.items.put(Do(late, "lane"))
+        arrived = threading.Event()
+        source.items.put(Do(arrived.set, "elsewhere"))
+        assert arrived.wait(PATIENCE)
+        engine.wait(inner_inbox, PATIENCE)
+
+    def late() -> None:
+        let_in.set()
+        outer_inbox.put("answer")
+
+    source.items.put(Do(outer, "lane"))
+    source.items.put(Do(inner, "lane"))
+    assert let_in.wait(PATIENCE)
 
 
 def test_submitted_work_runs_beside_the_sources_and_survives_errors(

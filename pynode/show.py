@@ -1,0 +1,16 @@
+"""Showing values in errors and logs: short, and whatever they are."""
+
+from __future__ import annotations
+
+import reprlib
+
+
+def short(value: object) -> str:
+    """Return `value` as Python shows it, but shortened; its type if it cannot be shown.
+
+    What cannot is an integer of many digits, for instance, or an object whose `__repr__` raises.
+    """
+    try:
+        return reprlib.repr(value)
+    except Exception:  # noqa: BLE001 (it may be code of the user's)
+        return f"<{type(value).__name__}>"
