@@ -411,6 +411,7 @@ class Node:
         Raises CallTimeoutError, ExitError with the reason if the process exits before it has
         answered or does not exist, NodeUnavailableError, EncodeError.
         """
+        self.engine.check_nesting()
         inbox: SimpleQueue[Any] = SimpleQueue()
         reference = self.monitor(to, lambda reason: inbox.put((False, reason)))
         self._inboxes[reference] = inbox
@@ -442,6 +443,7 @@ class Node:
         Raises ExitError with Erlang's reason if the function raises, throws or exits,
         CallTimeoutError, NodeUnavailableError, EncodeError.
         """
+        self.engine.check_nesting()
         inbox: SimpleQueue[Any] = SimpleQueue()
         result, request = self.new_reference(), self.new_reference()
         mfa = (result, Atom(module), Atom(function), args)

@@ -32,7 +32,8 @@ defmodule SnakeBridge do
     * `SnakeBridge.NodeUnavailableError`, `SnakeBridge.CallTimeoutError` - no answer
     * `SnakeBridge.NotAllowedError`, `SnakeBridge.InvalidRequestError` - Python refused to try
 
-  An option that does not exist raises ArgumentError: that is a bug in the program.
+  An option that does not exist, or has a wrong value, raises ArgumentError: that is a bug in the
+  program.
 
   ## Options
 
@@ -72,11 +73,14 @@ defmodule SnakeBridge do
   @typedoc "A name in Python. Modules and functions may be dotted."
   @type name :: String.t() | atom()
   @type ref :: Ref.t() | StreamRef.t()
-  @type option ::
-          {:kwargs, map() | keyword()}
-          | {:timeout, timeout()}
-          | {:session_id, String.t()}
-          | {:node, node()}
+  @type timeout_option :: {:timeout, timeout()}
+  @type node_option :: {:node, node()} | timeout_option()
+  @typedoc "Options of what is asked of a ref, which knows its node."
+  @type ref_option :: {:session_id, String.t()} | timeout_option()
+  @type method_option :: {:kwargs, map() | keyword()} | ref_option()
+  @type get_option :: {:node, node()} | ref_option()
+  @type call_option :: {:kwargs, map() | keyword()} | get_option()
+  @type stream_option :: {:max_batch, pos_integer()} | {:release, boolean()} | ref_option()
   @type result :: {:ok, term()} | {:error, Exception.t()}
 
   @doc """
@@ -94,11 +98,11 @@ defmodule SnakeBridge do
       iex> error.type
       "ValueError"
   """
-  @spec call(name(), name(), [term()], [option()]) :: result()
+  @spec call(name(), name(), [term()], [call_option()]) :: result()
   defdelegate call(module, function, args \\ [], opts \\ []), to: Runtime
 
   @doc "Like `call/4`, but returns the value or raises."
-  @spec call!(name(), name(), [term()], [option()]) :: term()
+  @spec call!(name(), name(), [term()], [call_option()]) :: term()
   def call!(module, function, args \\ [], opts \\ []) do
     bang(call(module, function, args, opts))
   end
@@ -109,11 +113,11 @@ defmodule SnakeBridge do
       iex> SnakeBridge.get("string", "digits")
       {:ok, "0123456789"}
   """
-  @spec get(name(), name(), [option()]) :: result()
+  @spec get(name(), name(), [get_option()]) :: result()
   defdelegate get(module, attribute, opts \\ []), to: Runtime, as: :get_module_attr
 
   @doc "Like `get/3`, but returns the value or raises."
-  @spec get!(name(), name(), [option()]) :: term()
+  @spec get!(name(), name(), [get_option()]) :: term()
   def get!(module, attribute, opts \\ []), do: bang(get(module, attribute, opts))
 
   @doc """
@@ -123,11 +127,11 @@ defmodule SnakeBridge do
       iex> SnakeBridge.method(pattern, "findall", ["7 of 9"])
       {:ok, ["7", "9"]}
   """
-  @spec method(ref(), name(), [term()], [option()]) :: result()
+  @spec method(ref(), name(), [term()], [method_option()]) :: result()
   defdelegate method(ref, name, args \\ [], opts \\ []), to: Runtime, as: :call_method
 
   @doc "Like `method/4`, but returns the value or raises."
-  @spec method!(ref(), name(), [term()], [option()]) :: term()
+  @spec method!(ref(), name(), [term()], [method_option()]) :: term()
   def method!(ref, name, args \\ [], opts \\ []), do: bang(method(ref, name, args, opts))
 
   @doc """
@@ -137,11 +141,11 @@ defmodule SnakeBridge do
       iex> SnakeBridge.attr(pattern, "groups")
       {:ok, 2}
   """
-  @spec attr(ref(), name(), [option()]) :: result()
+  @spec attr(ref(), name(), [ref_option()]) :: result()
   defdelegate attr(ref, name, opts \\ []), to: Runtime, as: :get_attr
 
   @doc "Like `attr/3`, but returns the value or raises."
-  @spec attr!(ref(), name(), [option()]) :: term()
+  @spec attr!(ref(), name(), [ref_option()]) :: term()
   def attr!(ref, name, opts \\ []), do: bang(attr(ref, name, opts))
 
   @doc """
@@ -153,11 +157,11 @@ defmodule SnakeBridge do
       iex> SnakeBridge.attr(space, "answer")
       {:ok, 42}
   """
-  @spec set_attr(ref(), name(), term(), [option()]) :: :ok | {:error, Exception.t()}
+  @spec set_attr(ref(), name(), term(), [ref_option()]) :: :ok | {:error, Exception.t()}
   defdelegate set_attr(ref, name, value, opts \\ []), to: Runtime
 
   @doc "Like `set_attr/4`, but raises if it fails."
-  @spec set_attr!(ref(), name(), term(), [option()]) :: :ok
+  @spec set_attr!(ref(), name(), term(), [ref_option()]) :: :ok
   def set_attr!(ref, name, value, opts \\ []), do: bang(set_attr(ref, name, value, opts))
 
   @doc """
@@ -169,11 +173,11 @@ defmodule SnakeBridge do
       iex> SnakeBridge.call("builtins", "sorted", [list])
       {:ok, [1, 2, 3]}
   """
-  @spec put(term(), [option()]) :: {:ok, ref()} | {:error, Exception.t()}
+  @spec put(term(), [get_option()]) :: {:ok, ref()} | {:error, Exception.t()}
   defdelegate put(term, opts \\ []), to: Runtime
 
   @doc "Like `put/2`, but returns the ref or raises."
-  @spec put!(term(), [option()]) :: ref()
+  @spec put!(term(), [get_option()]) :: ref()
   def put!(term, opts \\ []), do: bang(put(term, opts))
 
   @doc """
@@ -183,22 +187,24 @@ defmodule SnakeBridge do
       iex> SnakeBridge.next(numbers, 3)
       {:ok, [1, 2, 3], :more}
   """
-  @spec next(ref(), pos_integer(), [option()]) ::
+  @spec next(ref(), pos_integer(), [ref_option()]) ::
           {:ok, [term()], :more | :done} | {:error, Exception.t()}
   defdelegate next(ref, count, opts \\ []), to: Runtime
 
   @doc """
   Returns a lazy stream of the items of an iterator, or of anything else that Python can iterate.
 
-  The iterator is released when the stream ends, however it ends. An exception of Python's, or one
-  that says that the object is gone, is raised in the process that runs the stream.
+  The iterator is released when the stream ends, however it ends, unless nothing was got from it. An
+  exception of Python's, or one that says that the object is gone, is raised in the process that runs
+  the stream.
 
   Options are those of `next/3` and
 
     * `:max_batch` - most items to fetch at once, default 1,000. Fetching begins with one, and goes
       up while items come quickly, so that slow items (tokens of a language model, lines of
       a growing file) arrive one by one; with `max_batch: 1` nothing is ever fetched ahead
-    * `:release` - `false` keeps the iterator when the stream ends, default `true`
+    * `:release` - `false` keeps the iterator when the stream ends, default `true`; one that the
+      stream has made, for an object that is no iterator itself, is always released
 
   ## Examples
 
@@ -210,8 +216,7 @@ defmodule SnakeBridge do
       iex> list |> SnakeBridge.stream() |> Enum.to_list()
       ["a", "b"]
   """
-  @spec stream(ref(), [option() | {:max_batch, pos_integer()} | {:release, boolean()}]) ::
-          Enumerable.t()
+  @spec stream(ref(), [stream_option()]) :: Enumerable.t()
   defdelegate stream(ref, opts \\ []), to: SnakeBridge.Streams
 
   @doc """
@@ -243,7 +248,7 @@ defmodule SnakeBridge do
       iex> {SnakeBridge.release_ref(object), SnakeBridge.release_ref(object)}
       {{:ok, 1}, {:ok, 0}}
   """
-  @spec release_ref(ref() | [ref()], [option()]) ::
+  @spec release_ref(ref() | [ref()], [timeout_option()]) ::
           {:ok, non_neg_integer()} | {:error, Exception.t()}
   defdelegate release_ref(ref_or_refs, opts \\ []), to: Runtime
 
@@ -251,7 +256,7 @@ defmodule SnakeBridge do
   Ends a session, whoever owns it, and returns how many objects it held. A call that runs in it is
   interrupted. It is no error if there is no such session. Options: `:node` and `:timeout`.
   """
-  @spec release_session(String.t() | pid(), [option()]) ::
+  @spec release_session(String.t() | pid(), [node_option()]) ::
           {:ok, non_neg_integer()} | {:error, Exception.t()}
   defdelegate release_session(session_id, opts \\ []), to: Runtime
 
@@ -259,7 +264,8 @@ defmodule SnakeBridge do
   Ends the implicit session of this process, and returns how many objects it held. The next object
   begins a new one. Options: `:node` and `:timeout`.
   """
-  @spec release_auto_session([option()]) :: {:ok, non_neg_integer()} | {:error, Exception.t()}
+  @spec release_auto_session([node_option()]) ::
+          {:ok, non_neg_integer()} | {:error, Exception.t()}
   def release_auto_session(opts \\ []), do: Runtime.release_session(self(), opts)
 
   @doc """
@@ -282,7 +288,7 @@ defmodule SnakeBridge do
   @doc """
   Interrupts what runs or waits for the process `pid` in Python. Options: `:node` and `:timeout`.
   """
-  @spec cancel(pid(), [option()]) :: :ok | {:error, Exception.t()}
+  @spec cancel(pid(), [node_option()]) :: :ok | {:error, Exception.t()}
   defdelegate cancel(pid, opts \\ []), to: Runtime
 
   @doc """
@@ -292,19 +298,19 @@ defmodule SnakeBridge do
       iex> is_integer(info.sessions) and is_integer(info.refs)
       true
   """
-  @spec info([option()]) :: {:ok, map()} | {:error, Exception.t()}
+  @spec info([node_option()]) :: {:ok, map()} | {:error, Exception.t()}
   defdelegate info(opts \\ []), to: SessionManager
 
   @doc "Describes all sessions of the Python node. See `SnakeBridge.SessionManager.sessions/1`."
-  @spec sessions([option()]) :: {:ok, %{String.t() => map()}} | {:error, Exception.t()}
+  @spec sessions([node_option()]) :: {:ok, %{String.t() => map()}} | {:error, Exception.t()}
   defdelegate sessions(opts \\ []), to: SessionManager
 
   @doc "Describes one session. See `SnakeBridge.SessionManager.session/2`."
-  @spec session(String.t() | pid(), [option()]) :: {:ok, map()} | {:error, Exception.t()}
+  @spec session(String.t() | pid(), [node_option()]) :: {:ok, map()} | {:error, Exception.t()}
   defdelegate session(session_id, opts \\ []), to: SessionManager
 
   @doc "Describes the refs of one session. See `SnakeBridge.SessionManager.refs/2`."
-  @spec refs(String.t() | pid(), [option()]) :: {:ok, [map()]} | {:error, Exception.t()}
+  @spec refs(String.t() | pid(), [node_option()]) :: {:ok, [map()]} | {:error, Exception.t()}
   defdelegate refs(session_id, opts \\ []), to: SessionManager
 
   # Implicit sessions are named after their owner.

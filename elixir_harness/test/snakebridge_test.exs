@@ -43,6 +43,51 @@ defmodule SnakeBridgeTest do
       assert_raise ArgumentError, ~r/\[:colour\]/, fn -> SessionContext.create(colour: 1) end
     end
 
+    test "takes the first of several options of a name" do
+      opts = [timeout: 5_000, kwargs: [default: 1, default: 2]] ++ [timeout: 0, kwargs: []]
+      assert SnakeBridge.call("builtins", "max", [[]], opts) == {:ok, 1}
+      assert SessionContext.create([ttl_seconds: 1] ++ [ttl_seconds: 2]).ttl_seconds == 1
+    end
+
+    test "refuses options with wrong values, before anything is sent" do
+      for {option, sentence} <- [
+            {{:timeout, -1}, ~r/:timeout must be :infinity or milliseconds.*not -1/},
+            {{:timeout, 1.5}, ~r/:timeout must be/},
+            {{:timeout, nil}, ~r/:timeout must be/},
+            {{:timeout, 4_294_967_296}, ~r/:timeout must be.*4294967295/},
+            {{:node, "py@127.0.0.1"}, ~r/:node must be the name of a node, an atom/},
+            {{:session_id, 7}, ~r/:session_id must be a string/},
+            {{:kwargs, :none}, ~r/:kwargs must be a map or a keyword list/}
+          ] do
+        assert_raise ArgumentError, sentence, fn ->
+          SnakeBridge.call("math", "sqrt", [16], [option])
+        end
+      end
+
+      assert_raise ArgumentError, ~r/a keyword list, not %\{\}/, fn -> SnakeBridge.info(%{}) end
+
+      assert_raise ArgumentError, ~r/:owner_pid must be a pid, not nil/, fn ->
+        SessionContext.with_session([owner_pid: nil], fn -> flunk("not reached") end)
+      end
+
+      assert_raise ArgumentError, ~r/:session_id must be a string, not :mine/, fn ->
+        SessionContext.with_session([session_id: :mine], fn -> flunk("not reached") end)
+      end
+
+      for max_batch <- [0, :many] do
+        assert_raise ArgumentError, ~r/:max_batch must be/, fn ->
+          SnakeBridge.stream(SnakeBridge.put!([]), max_batch: max_batch)
+        end
+      end
+    end
+
+    test "refuses nil and booleans as names" do
+      for name <- [nil, true, false] do
+        assert_raise FunctionClauseError, fn -> SnakeBridge.call(name, "sqrt", [16]) end
+        assert_raise FunctionClauseError, fn -> SnakeBridge.get("math", name) end
+      end
+    end
+
     test "says which node there is not" do
       node = :"nobody@127.0.0.1"
 
@@ -123,6 +168,7 @@ defmodule SnakeBridgeTest do
                  SnakeBridge.method(no_ref, "upper")
 
         assert Exception.message(error) =~ "is no ref"
+        assert {:error, %InvalidRefError{}} = SnakeBridge.release_ref(no_ref)
         assert {:error, %InvalidRefError{}} = SnakeBridge.release_ref([no_ref])
       end
     end
@@ -169,16 +215,54 @@ defmodule SnakeBridgeTest do
   describe "configuration" do
     test "without a Python node says what to configure" do
       assert {:ok, node} = SnakeBridge.Config.default_node()
+      python = Application.get_env(:snakebridge, :python)
       SnakeBridge.Config.delete_default_node()
 
       try do
+        # It is configured, and so it must have failed, or have been stopped.
+        assert {:error, %NodeUnavailableError{reason: :not_running} = error} = SnakeBridge.info()
+        assert Exception.message(error) =~ "Application.ensure_all_started(:snakebridge)"
+
+        Application.delete_env(:snakebridge, :python)
+
         assert {:error, %NodeUnavailableError{reason: :not_configured} = error} =
                  SnakeBridge.call("math", "sqrt", [16])
 
         assert Exception.message(error) =~ "config :snakebridge"
       after
+        Application.put_env(:snakebridge, :python, python)
         SnakeBridge.Config.put_default_node(node)
       end
+    end
+
+    test "is checked, and each problem named" do
+      for {key, value, sentence} <- [
+            {:python, %{}, ~r/a keyword list, not %\{\}/},
+            {:python, [args: "--allow"], ~r/:args must be a list of strings, not "--allow"/},
+            {:python, [cd: "/no/where"], ~r/:cd must be a directory that exists/},
+            {:python, [shutdown: "5"], ~r/:shutdown must be :infinity, :brutal_kill or/},
+            {:python, [cookie: "secret"], ~r/:cookie must be an atom/},
+            {:python, [start_timeout: 0], ~r/:start_timeout must be/},
+            {:python, [env: %{}], ~r/:env must be a list such as/},
+            {:python, [node: :py], ~r/:node must have a host.*not :py/},
+            {:cookie, "secret", ~r/cookie: ...` must be the cookie, an atom, not "secret"/},
+            {:node, "py@gpu1", ~r/node: ...` must be the name of a node/},
+            {:timeout, "soon", ~r/:timeout must be/}
+          ] do
+        before = Application.fetch_env(:snakebridge, key)
+        Application.put_env(:snakebridge, key, value)
+
+        try do
+          assert_raise ArgumentError, sentence, &SnakeBridge.Config.check!/0
+        after
+          case before do
+            {:ok, value} -> Application.put_env(:snakebridge, key, value)
+            :error -> Application.delete_env(:snakebridge, key)
+          end
+        end
+      end
+
+      assert SnakeBridge.Config.check!() == :ok
     end
 
     test "reads limits from the environment" do

@@ -480,10 +480,6 @@ class Engine:
         worker = threading.current_thread()
         if not isinstance(worker, _Worker | _OwnThread) or worker.task is None:
             return inbox.get(timeout=timeout)
-        if worker.nested >= _NESTED:
-            raise RecursionError(
-                f"Callbacks are nested {_NESTED} levels deep in one session: this looks endless."
-            )
         task = worker.task
         outer_shield = task.shield(inbox)
         worker.nested += 1
@@ -516,6 +512,17 @@ class Engine:
                         for _ in lane.waiting:
                             outer.put(_LET_IN)
             task.unshield(outer_shield)
+
+    @staticmethod
+    def check_nesting() -> None:
+        """Raise RecursionError if too many callbacks are inside each other in this thread.
+
+        To be called before something is sent whose answer will be waited for.
+        """
+        if getattr(threading.current_thread(), "nested", 0) >= _NESTED:
+            raise RecursionError(
+                f"Callbacks are nested {_NESTED} levels deep in one session: this looks endless."
+            )
 
     @staticmethod
     def current_task() -> Task | None:

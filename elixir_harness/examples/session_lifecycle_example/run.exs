@@ -1,6 +1,6 @@
 # mix run --no-start run.exs [DIRECTORY]
 #
-# Takes the tour through the source files below DIRECTORY (this project's own, unless given), and
+# Takes the tour through the *.py and *.ex files below DIRECTORY (this project's own, unless given), and
 # exits with 1 if a step fails or anything is left in Python at the end.
 
 Logger.configure(level: :warning)
@@ -10,7 +10,7 @@ with {:error, _reason} <- Application.ensure_all_started(:session_lifecycle_exam
   exit({:shutdown, 1})
 end
 
-with {:error, left} <- SessionLifecycleExample.tour(System.argv()) do
-  IO.puts(:stderr, "The tour failed: #{left} objects are left in Python.")
+with {:error, sentence} <- SessionLifecycleExample.tour(System.argv()) do
+  IO.puts(:stderr, sentence)
   exit({:shutdown, 1})
 end

@@ -2,7 +2,7 @@ defmodule SnakeBridge.Config do
   @moduledoc false
   # Every default of the library, in one place. The table that users read is in `SnakeBridge`.
 
-  alias SnakeBridge.NodeUnavailableError
+  alias SnakeBridge.{NodeUnavailableError, Options, PythonNode}
 
   @timeout 30_000
   @start_timeout 30_000
@@ -12,17 +12,39 @@ defmodule SnakeBridge.Config do
 
   @default_node {__MODULE__, :default_node}
 
+  @doc "Raises ArgumentError, with a sentence, if something is configured that cannot be."
+  @spec check!() :: :ok
+  def check! do
+    for {key, sentence} <- [
+          node: "the name of a node, such as :\"py@gpu1\"",
+          cookie: "the cookie, an atom"
+        ],
+        value = Application.get_env(:snakebridge, key),
+        not is_atom(value) do
+      raise ArgumentError,
+            "`config :snakebridge, #{key}: ...` must be #{sentence}, not #{inspect(value, limit: 5)}"
+    end
+
+    Options.check!([timeout: timeout()], [:timeout], "`config :snakebridge`")
+    PythonNode.check_options!(python() || [])
+  end
+
   @doc "Milliseconds that a call may take."
   @spec timeout() :: timeout()
   def timeout, do: Application.get_env(:snakebridge, :timeout, @timeout)
 
-  @doc "Milliseconds that a Python node may take to get ready."
-  @spec start_timeout() :: pos_integer()
-  def start_timeout, do: @start_timeout
+  @doc "Milliseconds that a Python node with these options may take to get ready."
+  @spec start_timeout(keyword()) :: pos_integer()
+  def start_timeout(options), do: Keyword.get(options, :start_timeout, @start_timeout)
 
-  @doc "Milliseconds that a Python node is given to finish its calls when it has to go."
-  @spec shutdown() :: pos_integer()
-  def shutdown, do: @shutdown
+  @doc "Milliseconds that a Python node with these options is given to end when it has to."
+  @spec shutdown(keyword()) :: timeout()
+  def shutdown(options) do
+    case Keyword.get(options, :shutdown, @shutdown) do
+      :brutal_kill -> 0
+      timeout -> timeout
+    end
+  end
 
   @doc "Refs that a session may hold."
   @spec max_refs() :: non_neg_integer()
@@ -38,7 +60,7 @@ defmodule SnakeBridge.Config do
     case Application.get_env(:snakebridge, :python) do
       off when off in [nil, false] -> nil
       true -> []
-      options when is_list(options) -> options
+      options -> options
     end
   end
 
@@ -46,7 +68,7 @@ defmodule SnakeBridge.Config do
   @spec default_node() :: {:ok, node()} | {:error, NodeUnavailableError.t()}
   def default_node do
     case Application.get_env(:snakebridge, :node) || :persistent_term.get(@default_node, nil) do
-      nil -> {:error, not_configured()}
+      nil -> {:error, if(python(), do: not_running(), else: not_configured())}
       node -> {:ok, node}
     end
   end
@@ -56,6 +78,16 @@ defmodule SnakeBridge.Config do
 
   @spec delete_default_node() :: boolean()
   def delete_default_node, do: :persistent_term.erase(@default_node)
+
+  defp not_running do
+    %NodeUnavailableError{
+      reason: :not_running,
+      message:
+        "The application :snakebridge is not running, so there is no Python node: look in the log " <>
+          "for why it did not start or was stopped, or start it with " <>
+          "`Application.ensure_all_started(:snakebridge)`."
+    }
+  end
 
   defp not_configured do
     %NodeUnavailableError{

@@ -41,6 +41,22 @@ defmodule SnakeBridge.Distribution do
     end
   end
 
+  @doc """
+  What to do about it if this VM and the node cannot reach each other because one has a long name, with
+  a dot in the host, and the other a short one; else nil.
+  """
+  @spec mismatch(node()) :: String.t() | nil
+  def mismatch(node) do
+    long? = node |> Atom.to_string() |> String.split("@") |> List.last() |> String.contains?(".")
+
+    if Node.alive?() and long? != :net_kernel.longnames() do
+      [theirs, ours] = if long?, do: ["long", "short"], else: ["short", "long"]
+
+      "#{node} has a #{theirs} name and this VM, #{node()}, a #{ours} one, and such nodes cannot " <>
+        "talk: start both with long names (--name app@host.domain) or both with short ones (--sname)."
+    end
+  end
+
   @doc "The address that the node's host has, as text, or nil if it has none that is known here."
   @spec address(node()) :: String.t() | nil
   def address(node) do
@@ -75,7 +91,21 @@ defmodule SnakeBridge.Distribution do
     case :net_kernel.start(name, %{name_domain: :longnames}) do
       {:ok, _pid} -> set_cookie()
       {:error, {:already_started, _pid}} -> :ok
-      {:error, reason} -> {:error, not_distributed("net_kernel said #{inspect(reason)}")}
+      {:error, reason} -> {:error, not_started(inspect(reason))}
+    end
+  end
+
+  # net_kernel makes this file before anybody can give it a cookie.
+  defp not_started(reason) do
+    if reason =~ "cookie" do
+      %NodeUnavailableError{
+        reason: :not_distributed,
+        message:
+          "This VM could not be made a distributed node, because ~/.erlang.cookie can neither be " <>
+            "read nor made: set HOME to a directory of yours, or start the VM with --cookie."
+      }
+    else
+      not_distributed("net_kernel said #{reason}")
     end
   end
 

@@ -87,6 +87,9 @@ defmodule SnakeBridge.ErrorTranslator do
         "This VM is not distributed, so it cannot reach #{node}: start it with --name, or have " <>
           "the Python node started here with `config :snakebridge, python: []`."
 
+      mismatch = Distribution.mismatch(node) ->
+        "There is no connection to #{node}: " <> mismatch
+
       node in Node.list(:connected) ->
         "The connection to #{node} was lost while the call ran: it is back, " <>
           "but the objects of the lost connection are gone, so start over."
@@ -97,7 +100,7 @@ defmodule SnakeBridge.ErrorTranslator do
 
       true ->
         "There is no node #{node}: start it with `pynode serve --name #{node}`, " <>
-          "or wait for its supervisor to restart it."
+          "or wait until it is back if it is being restarted."
     end
   end
 end

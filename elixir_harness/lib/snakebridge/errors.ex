@@ -112,7 +112,7 @@ end
 
 defmodule SnakeBridge.InvalidRefError do
   @moduledoc """
-  What was given as a ref is none.
+  What was given as a ref is none, or is one of another node: `reason` is then `:other_node`.
   """
 
   @type t :: %__MODULE__{reason: term(), message: String.t() | nil}
@@ -212,7 +212,7 @@ defmodule SnakeBridge.NodeUnavailableError do
   `node` is its name, or `nil` when none is configured. `reason` is what the BEAM said, such as
   `:nodedown` or `:noproc`, or for a node that could not be started one of `:no_interpreter`,
   `:no_pynode`, `:name_taken`, `:start_failed`, `:start_timeout`, `:not_connected`,
-  `:not_distributed` and `:not_configured`.
+  `:not_distributed`, `:not_running` and `:not_configured`.
 
   When a connection is lost while a call runs, nobody knows whether the call was carried out.
   """

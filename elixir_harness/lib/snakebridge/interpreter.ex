@@ -15,16 +15,16 @@ defmodule SnakeBridge.Interpreter do
   @spec find(String.t() | nil) :: {:ok, String.t()} | {:error, NodeUnavailableError.t()}
   def find(configured) do
     cond do
-      configured -> named(configured, "`config :snakebridge, python: [executable: ...]`")
-      variable = present(System.get_env(@variable)) -> named(variable, @variable)
+      configured -> named(configured, "The option :executable", ":executable")
+      variable = present(System.get_env(@variable)) -> named(variable, @variable, @variable)
       found = virtual_environment(File.cwd!()) || on_path() -> {:ok, found}
-      true -> {:error, missing("There is no Python here")}
+      true -> {:error, missing("There is no Python here", @variable)}
     end
   end
 
-  defp named(path, source) do
+  defp named(path, source, setting) do
     case System.find_executable(path) do
-      nil -> {:error, missing("#{source} names #{path}, which is no program")}
+      nil -> {:error, missing("#{source} names #{path}, which is no program", setting)}
       found -> {:ok, found}
     end
   end
@@ -45,11 +45,11 @@ defmodule SnakeBridge.Interpreter do
   defp present(""), do: nil
   defp present(text), do: text
 
-  defp missing(what) do
+  defp missing(what, setting) do
     %NodeUnavailableError{
       reason: :no_interpreter,
       message:
-        "#{what}: set #{@variable} to the path of a Python (3.11 or newer) that has " <>
+        "#{what}: set #{setting} to the path of a Python (3.11 or newer) that has " <>
           "`pip install pynode-beam`."
     }
   end

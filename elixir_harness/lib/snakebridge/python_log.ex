@@ -16,8 +16,10 @@ defmodule SnakeBridge.PythonLog do
   @type t :: %__MODULE__{level: Logger.level(), traceback?: boolean()}
 
   @doc "Returns the level, what to log, and what to remember for the next line."
-  @spec line(String.t(), t()) :: {Logger.level(), String.t(), t()}
+  @spec line(binary(), t()) :: {Logger.level(), String.t(), t()}
   def line(text, memory) do
+    text = valid(text)
+
     case Regex.run(~r/^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+ ([A-Z]+) (.*)$/s, text) do
       [_all, level, message] when is_map_key(@levels, level) ->
         level = @levels[level]
@@ -25,6 +27,13 @@ defmodule SnakeBridge.PythonLog do
 
       _no_record ->
         other_line(text, memory)
+    end
+  end
+
+  # Python may write any bytes, and Logger wants text.
+  defp valid(line) do
+    for part <- String.chunk(line, :valid), into: "" do
+      if String.valid?(part), do: part, else: "\uFFFD"
     end
   end
 

@@ -13,10 +13,18 @@ defmodule SnakeBridge.PythonNode do
 
   `start_link/1` returns when the node is ready and connected. If it cannot be started, the reason
   is `{:shutdown, %SnakeBridge.NodeUnavailableError{}}`, whose message is one sentence that is also
-  in the log. When Python exits, this process exits, and its supervisor starts both anew under the
-  same node name. When this process is stopped, Python gets a SIGTERM, finishes its running calls,
-  and is killed if it takes longer than `:shutdown`. When this VM dies, Python sees its standard
-  input closed, and exits.
+  in the log. If a process of that name still runs, as it may when this VM was restarted, it is
+  waited for.
+
+  When Python exits, or cannot be reached any more, this process stays, and starts it anew under the
+  same name: at once, and if that fails again and again at growing intervals, up to 10 seconds. So a
+  crash of Python is no crash on this side, however often it comes; until Python is back, calls
+  answer `SnakeBridge.NodeUnavailableError`. The log has one line when it goes and one when it is back.
+
+  When this process is stopped, Python gets a SIGTERM, finishes its running calls, and is killed if
+  it takes longer than `:shutdown`. Processes that Python has started, and that are still in its
+  process group, are killed when it has gone. When this VM dies, Python sees its standard input
+  closed, and exits.
 
   Python listens on the address that the host in its name has. In a VM that this library made a node,
   as in one that was started with `--name app@127.0.0.1`, that is the loopback interface.
@@ -31,11 +39,13 @@ defmodule SnakeBridge.PythonNode do
       then `.venv/bin/python` in the current directory or above it, then `python3` on the `PATH`
     * `:args` - more arguments for `pynode serve`, such as `["--allow", "math"]`
     * `:env` - more environment variables, `[{"PYTHONPATH", "lib/python"}]`
-    * `:cd` - Python's working directory
-    * `:cookie` - the node's cookie, default this node's; it travels in the environment, never on
-      the command line
+    * `:cd` - Python's working directory, which must exist
+    * `:cookie` - the node's cookie, an atom, default this node's; it travels in the environment,
+      never on the command line
     * `:start_timeout` - milliseconds until it must be ready, default 30,000
-    * `:shutdown` - milliseconds that it is given to exit when stopped, default 10,000
+    * `:shutdown` - milliseconds that it is given to exit when stopped, default 10,000, of which its
+      running calls may have all but the last 5,000 (and at least 5,000); `:infinity`, or
+      `:brutal_kill` to kill it at once
     * `:name` - a name to register this process under
     * `:id` - the child's id, default `SnakeBridge.PythonNode`
   """
@@ -49,8 +59,11 @@ defmodule SnakeBridge.PythonNode do
     Distribution,
     ErrorTranslator,
     Interpreter,
-    NodeUnavailableError,
-    PythonLog
+    Options,
+    OsProcess,
+    PythonLog,
+    ServeCommand,
+    StartFailure
   }
 
   @options [
@@ -67,15 +80,35 @@ defmodule SnakeBridge.PythonNode do
     :id
   ]
 
-  # How long a name may stay registered after the process that had it was killed.
-  @name_release_timeout 10_000
-  @reconnects 5
-  @reconnect_interval 200
   @poll 20
-  # How much of a line is logged at once.
-  @line_length 16_384
+  # How often we look whether a Python that starts is alive: its port may not tell.
+  @check_interval 100
+  # How long a lost connection may take to come back, and how often we try.
+  @reconnect_timeout 1_000
+  @reconnect_interval 50
+  # Milliseconds before the next start, by the number of failures in a row.
+  @backoff [0, 100, 500, 2_000, 5_000, 10_000]
+  # A Python that has lived this long did not fail to start.
+  @settled 10_000
+  # How long the last words of a dead process may take to arrive.
+  @last_words 1_000
+  # How many lines are remembered, to say why a start failed.
+  @remembered 50
 
-  defstruct [:port, :os_pid, :node, :shutdown, line: [], log: %PythonLog{}]
+  # `phase` is :starting, :up or :down; `port` and `process` are nil when it is :down.
+  defstruct [
+    :options,
+    :python,
+    :node,
+    :port,
+    :process,
+    :deadline,
+    :up_since,
+    phase: :down,
+    failures: 0,
+    lines: [],
+    log: %PythonLog{}
+  ]
 
   @type option ::
           {:node, node()}
@@ -86,45 +119,67 @@ defmodule SnakeBridge.PythonNode do
           | {:cd, Path.t()}
           | {:cookie, atom()}
           | {:start_timeout, pos_integer()}
-          | {:shutdown, pos_integer()}
+          | {:shutdown, timeout() | :brutal_kill}
           | {:name, GenServer.name()}
           | {:id, term()}
 
   @doc "The child specification for these options."
   @spec child_spec([option()]) :: Supervisor.child_spec()
   def child_spec(options) do
+    # Time to ask, then time to kill.
+    shutdown =
+      case Config.shutdown(options) do
+        :infinity -> :infinity
+        milliseconds -> milliseconds + 5_000
+      end
+
     %{
       id: Keyword.get(options, :id, __MODULE__),
       start: {__MODULE__, :start_link, [options]},
-      # Time to ask, then time to kill.
-      shutdown: Keyword.get(options, :shutdown, Config.shutdown()) + 5_000
+      shutdown: shutdown
     }
   end
 
-  @doc "Starts a Python node and connects to it. Raises ArgumentError if an option is unknown."
+  @doc "Starts a Python node and connects to it. Raises ArgumentError if an option is wrong."
   @spec start_link([option()]) :: GenServer.on_start()
   def start_link(options \\ []) do
-    case Keyword.keys(options) -- @options do
-      [] -> GenServer.start_link(__MODULE__, options, Keyword.take(options, [:name]))
-      unknown -> raise ArgumentError, "unknown options of a Python node: #{inspect(unknown)}"
+    check_options!(options)
+    GenServer.start_link(__MODULE__, options, Keyword.take(options, [:name]))
+  end
+
+  @doc false
+  @spec check_options!(term()) :: :ok
+  def check_options!(options) do
+    Options.check!(options, @options, "a Python node")
+
+    if (node = options[:node]) && not (Atom.to_string(node) =~ ~r/.@./) do
+      raise ArgumentError, ":node must have a host, as in :\"py@127.0.0.1\", not #{inspect(node)}"
     end
+
+    :ok
   end
 
   @doc "The name of the Python node."
   @spec node(GenServer.server()) :: node()
   def node(server \\ __MODULE__), do: GenServer.call(server, :node)
 
-  @doc "The process id that the operating system gave to Python."
-  @spec os_pid(GenServer.server()) :: pos_integer()
+  @doc "The process id that the operating system gave to Python, or nil while there is none."
+  @spec os_pid(GenServer.server()) :: pos_integer() | nil
   def os_pid(server \\ __MODULE__), do: GenServer.call(server, :os_pid)
+
+  @doc false
+  @spec default_base() :: String.t()
+  def default_base, do: "#{Distribution.base_name()}_py"
+
+  ## The first start, which start_link/1 waits for
 
   @impl true
   def init(options) do
     Process.flag(:trap_exit, true)
 
-    case start(options) do
+    case first_start(options) do
       {:ok, state} ->
-        Logger.info("Python node #{state.node} is ready (os pid #{state.os_pid})")
+        Logger.info("Python node #{state.node} is ready (os pid #{state.process.pid}).")
         {:ok, state}
 
       {:error, error} ->
@@ -133,202 +188,200 @@ defmodule SnakeBridge.PythonNode do
     end
   end
 
-  defp start(options) do
-    timeout = Keyword.get(options, :start_timeout, Config.start_timeout())
-
+  defp first_start(options) do
     with {:ok, python} <- Interpreter.find(options[:executable]),
          :ok <- Distribution.ensure_started(),
          node = options[:node] || Distribution.node_name(options[:base] || default_base()),
-         :ok <- await_free(node),
-         {:ok, state} <- open(python, node, options),
-         :ok <- or_kill(state, await_ready(state, python, deadline(timeout), [], [])),
-         :ok <- or_kill(state, connect(state)) do
-      {:ok, state}
+         :ok <- await_free(node, Config.start_timeout(options)),
+         {:ok, state} <- launch(%__MODULE__{options: options, python: python, node: node}) do
+      await_up(state)
     end
   end
 
-  @doc false
-  @spec default_base() :: String.t()
-  def default_base, do: "#{Distribution.base_name()}_py"
+  defp await_up(%{phase: :up} = state), do: {:ok, state}
 
-  defp or_kill(_state, :ok), do: :ok
+  defp await_up(%{port: port} = state) do
+    result =
+      receive do
+        {^port, _output} = message -> starting(message, state)
+        :check -> starting(:check, state)
+      end
 
-  defp or_kill(state, {:error, error}) do
-    stop_python(state)
-    {:error, error}
-  end
+    case result do
+      {:ok, state} ->
+        await_up(state)
 
-  # A name that we used ourselves stays registered until Python has seen that it should go.
-  defp await_free(node) do
-    cond do
-      not Distribution.registered?(node) -> :ok
-      used_before?(node) -> await_free(node, deadline(@name_release_timeout))
-      true -> {:error, name_taken(node)}
+      {:error, error, state} ->
+        {_status, _down} = finish(state)
+        {:error, error}
     end
   end
 
-  defp await_free(node, deadline) do
+  # The name may still be that of a predecessor: of this process, if that was killed, and then we end
+  # its Python; or of this VM, and then Python ends by itself.
+  defp await_free(node, timeout) do
+    end_predecessor(:persistent_term.get({__MODULE__, node}, nil))
+
+    if Distribution.registered?(node) do
+      Logger.warning(
+        "The node name #{node} is in use: waiting up to #{timeout} ms for it to become free."
+      )
+    end
+
+    poll_free(node, deadline(timeout))
+  end
+
+  defp end_predecessor(nil), do: :ok
+
+  defp end_predecessor({owner, process}) do
+    if Process.alive?(owner), do: :ok, else: OsProcess.kill_group(process)
+  end
+
+  defp poll_free(node, deadline) do
     cond do
       not Distribution.registered?(node) ->
         :ok
 
       remaining(deadline) == 0 ->
-        {:error, name_taken(node)}
+        {:error, StartFailure.name_taken(node)}
 
       true ->
         Process.sleep(@poll)
-        await_free(node, deadline)
+        poll_free(node, deadline)
     end
   end
 
-  defp used_before?(node), do: :persistent_term.get({__MODULE__, node}, false)
-  defp remember(node), do: :persistent_term.put({__MODULE__, node}, true)
+  ## Starting: from `launch` until Python is ready and connected
 
-  defp open(python, node, options) do
-    port = Port.open({:spawn_executable, python}, port_options(node, options))
-    remember(node)
+  defp launch(state) do
+    port =
+      Port.open(
+        {:spawn_executable, state.python},
+        ServeCommand.port_options(state.node, state.options)
+      )
 
     case Port.info(port, :os_pid) do
       {:os_pid, os_pid} ->
-        shutdown = Keyword.get(options, :shutdown, Config.shutdown())
-        {:ok, %__MODULE__{port: port, os_pid: os_pid, node: node, shutdown: shutdown}}
+        process = OsProcess.new(os_pid)
+        :persistent_term.put({__MODULE__, state.node}, {self(), process})
+        Process.send_after(self(), :check, @check_interval)
+        deadline = deadline(Config.start_timeout(state.options))
+
+        {:ok,
+         %{state | phase: :starting, port: port, process: process, deadline: deadline, lines: []}}
 
       nil ->
-        {:error, start_failed(node, "it exited at once")}
+        {:error, StartFailure.failed(state.node, "it exited at once.")}
     end
   rescue
-    error in ErlangError -> {:error, start_failed(node, Exception.message(error))}
+    error in ErlangError ->
+      {:error, StartFailure.failed(state.node, "#{Exception.message(error)}.")}
   end
 
-  defp port_options(node, options) do
-    arguments = ["-m", "pynode", "serve", "--name", "#{node}", "--stop-on-eof"]
-    listen = if address = Distribution.address(node), do: ["--listen", address], else: []
-    cd = if options[:cd], do: [cd: options[:cd]], else: []
+  # One message of a Python that starts.
+  defp starting({port, {:data, {_eol, line}}}, %{port: port} = state) do
+    ready = "ready #{state.node}"
 
-    [
-      :binary,
-      :exit_status,
-      :hide,
-      :stderr_to_stdout,
-      line: @line_length,
-      args: arguments ++ listen ++ Keyword.get(options, :args, []),
-      env: environment(options)
-    ] ++ cd
-  end
+    cond do
+      # Something without a newline may have been written before it.
+      String.ends_with?(line, ready) ->
+        connect(said(state, String.replace_suffix(line, ready, "")))
 
-  defp environment(options) do
-    ours = [
-      {"PYNODE_COOKIE", Atom.to_string(options[:cookie] || Node.get_cookie())},
-      {"PYTHONUNBUFFERED", "1"},
-      {"ERL_EPMD_PORT", Distribution.epmd_port() || System.get_env("ERL_EPMD_PORT")}
-    ]
+      remaining(state.deadline) == 0 ->
+        {:error, StartFailure.timeout(state.node), state}
 
-    for {name, value} <- ours ++ Keyword.get(options, :env, []), value != nil do
-      {String.to_charlist(name), String.to_charlist(value)}
+      true ->
+        {:ok, said(state, line)}
     end
   end
 
-  # Reads until the line "ready NAME". Other lines are logged; the last of them are kept because
-  # they say why, if Python exits instead.
-  defp await_ready(%{port: port, node: node} = state, python, deadline, partial, lines) do
-    ready = "ready #{node}"
+  defp starting({port, {:exit_status, status}}, %{port: port} = state) do
+    {_known, state} = finish(state)
+    {:error, StartFailure.exited(state.node, state.python, status, state.lines), state}
+  end
 
-    receive do
-      {^port, {:data, {:noeol, part}}} ->
-        await_ready(state, python, deadline, [partial, part], lines)
+  defp starting(:check, state) do
+    cond do
+      not OsProcess.alive?(state.process) ->
+        {status, state} = finish(state)
+        {:error, StartFailure.exited(state.node, state.python, status, state.lines), state}
 
-      {^port, {:data, {:eol, part}}} ->
-        case IO.iodata_to_binary([partial, part]) do
-          ^ready -> log_lines(node, lines)
-          line -> await_ready(state, python, deadline, [], [line | lines])
-        end
+      remaining(state.deadline) == 0 ->
+        {:error, StartFailure.timeout(state.node), state}
 
-      {^port, {:exit_status, status}} ->
-        {:error, exited_early(node, python, status, lines)}
-    after
-      remaining(deadline) ->
-        log_lines(node, lines)
-        {:error, start_timeout(node)}
+      true ->
+        Process.send_after(self(), :check, @check_interval)
+        {:ok, state}
     end
   end
 
-  defp exited_early(node, python, status, lines) do
-    log_lines(node, lines)
-
-    if Enum.any?(lines, &(&1 =~ ~r/No module named '?pynode'?/)) do
-      %NodeUnavailableError{
-        node: node,
-        reason: :no_pynode,
-        message: "#{python} has no module pynode: run `#{python} -m pip install pynode-beam`."
-      }
-    else
-      said = Enum.find(lines, "it said nothing", &(String.trim(&1) != ""))
-      start_failed(node, "#{python} exited with status #{status}: #{said}")
-    end
-  end
-
-  defp log_lines(node, lines) do
-    _log = lines |> Enum.reverse() |> Enum.reduce(%PythonLog{}, &log_line(node, &1, &2))
-    :ok
-  end
-
-  defp log_line(node, line, log) do
-    {level, text, log} = PythonLog.line(line, log)
-    Logger.log(level, "[#{node}] #{text}")
-    log
-  end
+  defp starting(_message, state), do: {:ok, state}
 
   defp connect(%{node: node} = state) do
     if Node.connect(node) == true and Node.monitor(node, true) do
-      :ok
+      {:ok, %{state | phase: :up, up_since: now()}}
     else
-      {:error,
-       %NodeUnavailableError{
-         node: node,
-         reason: :not_connected,
-         message:
-           "The Python node #{node} runs (os pid #{state.os_pid}), but this VM could not connect " <>
-             "to it: check that both have the same cookie, and look at its log."
-       }}
+      {:error, StartFailure.not_connected(state.node, state.process.pid), state}
     end
   end
 
+  ## Running
+
   @impl true
   def handle_call(:node, _from, state), do: {:reply, state.node, state}
-  def handle_call(:os_pid, _from, state), do: {:reply, state.os_pid, state}
+  def handle_call(:os_pid, _from, %{process: nil} = state), do: {:reply, nil, state}
+  def handle_call(:os_pid, _from, state), do: {:reply, state.process.pid, state}
 
   @impl true
-  def handle_info({port, {:data, {:noeol, part}}}, %{port: port} = state) do
-    {:noreply, %{state | line: [state.line, part]}}
+  def handle_info(:launch, %{phase: :down} = state) do
+    case launch(state) do
+      {:ok, state} -> {:noreply, state}
+      {:error, error} -> {:noreply, start_again(state, Exception.message(error))}
+    end
   end
 
-  def handle_info({port, {:data, {:eol, part}}}, %{port: port} = state) do
-    log = log_line(state.node, IO.iodata_to_binary([state.line, part]), state.log)
-    {:noreply, %{state | line: [], log: log}}
+  def handle_info(message, %{phase: :starting} = state) do
+    case starting(message, state) do
+      {:ok, %{phase: :up} = state} ->
+        Logger.warning("Python node #{state.node} is back (os pid #{state.process.pid}).")
+        {:noreply, state}
+
+      {:ok, state} ->
+        {:noreply, state}
+
+      {:error, error, state} ->
+        {_status, state} = finish(state)
+        {:noreply, start_again(state, Exception.message(error))}
+    end
+  end
+
+  def handle_info({port, {:data, {_eol, line}}}, %{port: port} = state) do
+    {:noreply, said(state, line)}
   end
 
   def handle_info({port, {:exit_status, status}}, %{port: port} = state) do
-    Logger.error(
-      "Python node #{state.node} exited with status #{status}: its objects are gone, " <>
-        "and its supervisor starts it again."
-    )
-
-    {:stop, {:shutdown, {:python_exited, status}}, %{state | port: nil}}
+    {_known, state} = finish(state)
+    {:noreply, crashed(state, status)}
   end
 
-  # Python is alive, but has closed its standard output and with it our port.
-  def handle_info({:EXIT, port, _reason}, %{port: port} = state) do
-    Logger.error("Python node #{state.node} closed its standard output, so it is started again.")
-    {:stop, {:shutdown, :port_closed}, state}
+  def handle_info({:nodedown, node}, %{node: node, phase: :up} = state) do
+    reconnect(state, deadline(@reconnect_timeout))
   end
 
-  def handle_info({:nodedown, node}, %{node: node} = state), do: reconnect(state, 1)
-  def handle_info({:reconnect, attempt}, state), do: reconnect(state, attempt)
+  def handle_info({:reconnect, process, deadline}, %{process: process, phase: :up} = state) do
+    reconnect(state, deadline)
+  end
+
   def handle_info(_message, state), do: {:noreply, state}
 
-  # Mostly the connection is gone because Python is, and its exit status is on the way.
-  defp reconnect(state, attempt) do
+  # Mostly the connection is gone because Python is. Its exit status does not tell as long as
+  # a child of Python's holds its standard output.
+  defp reconnect(state, deadline) do
     cond do
+      not OsProcess.alive?(state.process) ->
+        {status, state} = finish(state)
+        {:noreply, crashed(state, status)}
+
       Node.connect(state.node) == true ->
         Node.monitor(state.node, true)
 
@@ -338,79 +391,149 @@ defmodule SnakeBridge.PythonNode do
 
         {:noreply, state}
 
-      attempt < @reconnects ->
-        Process.send_after(self(), {:reconnect, attempt + 1}, @reconnect_interval)
+      remaining(deadline) > 0 ->
+        message = {:reconnect, state.process, deadline}
+        Process.send_after(self(), message, @reconnect_interval)
         {:noreply, state}
 
       true ->
-        Logger.error(ErrorTranslator.not_connected(state.node))
-        {:stop, {:shutdown, :connection_lost}, state}
+        message = ErrorTranslator.not_connected(state.node)
+        {_status, state} = stop_python(state)
+        {:noreply, start_again(state, message)}
     end
   end
+
+  defp crashed(state, status) do
+    start_again(
+      state,
+      "Python node #{state.node} exited#{with_status(status)}: its objects are gone."
+    )
+  end
+
+  defp start_again(state, message) do
+    failures = if settled?(state), do: 0, else: state.failures
+    delay = Enum.at(@backoff, failures, List.last(@backoff))
+    Logger.error("#{message} It is started again #{in_words(delay)}.")
+    Process.send_after(self(), :launch, delay)
+    %{state | failures: failures + 1, up_since: nil}
+  end
+
+  defp settled?(%{up_since: since}), do: since != nil and now() - since >= @settled
+
+  defp in_words(0), do: "now"
+  defp in_words(delay), do: "in #{delay / 1_000} s"
+
+  ## Stopping
 
   @impl true
-  def terminate(_reason, %{port: nil}), do: :ok
-  def terminate(_reason, state), do: stop_python(state)
+  def terminate(_reason, %{process: nil}), do: :ok
 
-  defp stop_python(%{port: port} = state) do
-    # Port.close/1 would close our ears as well: ask, and wait until it has gone.
-    if Port.info(port), do: signal("TERM", state.os_pid)
-
-    if not exited?(state, deadline(state.shutdown)) do
-      Logger.warning("Python node #{state.node} did not stop when asked, and is killed.")
-      signal("KILL", state.os_pid)
-      exited?(state, deadline(state.shutdown))
-    end
-
+  def terminate(_reason, state) do
+    _stopped = stop_python(state)
     :ok
   end
 
-  defp exited?(%{port: port} = state, deadline) do
+  defp stop_python(state) do
+    case Config.shutdown(state.options) do
+      0 ->
+        finish(state)
+
+      shutdown ->
+        OsProcess.terminate(state.process)
+        state |> await_exit(deadline(shutdown)) |> finish()
+    end
+  end
+
+  # Port.close/1 would close our ears as well, and an exit status may not come: so we look.
+  defp await_exit(%{port: port} = state, deadline) do
     receive do
-      {^port, {:exit_status, _status}} ->
-        true
-
       {^port, {:data, {_eol, line}}} ->
-        log = log_line(state.node, line, state.log)
-        exited?(%{state | log: log}, deadline)
+        state = said(state, line)
+        if remaining(deadline) == 0, do: state, else: await_exit(state, deadline)
     after
-      if(Port.info(port), do: remaining(deadline), else: 0) -> Port.info(port) == nil
+      @poll ->
+        cond do
+          not OsProcess.alive?(state.process) ->
+            state
+
+          remaining(deadline) == 0 ->
+            Logger.warning("Python node #{state.node} did not stop when asked, and is killed.")
+            state
+
+          true ->
+            await_exit(state, deadline)
+        end
     end
   end
 
-  # The shell's own `kill`, because slim containers have no other.
-  defp signal(name, os_pid) do
-    _nothing = :os.cmd(~c"kill -#{name} #{os_pid}")
-    :ok
+  # Kills what is left of the process group, logs the last words, and returns the exit status, or
+  # nil if it does not come, and the state.
+  defp finish(%{process: nil} = state), do: {nil, state}
+
+  defp finish(%{port: port} = state) do
+    OsProcess.kill_group(state.process)
+    {status, state} = last_words(state, nil, deadline(@last_words))
+    close(port)
+    forget_connection(state.node)
+    _was_there = :persistent_term.erase({__MODULE__, state.node})
+    {status, %{state | phase: :down, port: nil, process: nil, log: %PythonLog{}}}
   end
 
-  defp start_failed(node, detail) do
-    %NodeUnavailableError{
-      node: node,
-      reason: :start_failed,
-      message: "The Python node #{node} did not start, #{detail}"
-    }
+  # What had no newline at its end comes after the exit status, when the port closes.
+  defp last_words(%{port: port} = state, status, deadline) do
+    receive do
+      {^port, {:data, {_eol, line}}} ->
+        state = said(state, line)
+        if remaining(deadline) > 0, do: last_words(state, status, deadline), else: {status, state}
+
+      {^port, {:exit_status, status}} ->
+        last_words(state, status, deadline)
+
+      {:EXIT, ^port, _reason} ->
+        {status, state}
+    after
+      if(Port.info(port), do: remaining(deadline), else: 0) -> {status, state}
+    end
   end
 
-  defp start_timeout(node) do
-    %NodeUnavailableError{
-      node: node,
-      reason: :start_timeout,
-      message:
-        "The Python node #{node} was not ready in time and is stopped: look at its log, or give it " <>
-          "a larger :start_timeout."
-    }
+  # The end of this connection must not be taken for the end of the next one.
+  defp forget_connection(node) do
+    Node.monitor(node, false)
+
+    receive do
+      {:nodedown, ^node} -> :ok
+    after
+      0 -> :ok
+    end
   end
 
-  defp name_taken(node) do
-    %NodeUnavailableError{
-      node: node,
-      reason: :name_taken,
-      message:
-        "The node name #{node} is in use on its host: stop the node that has it, or choose another name."
-    }
+  defp close(port) do
+    Port.close(port)
+  rescue
+    # It is closed already.
+    ArgumentError -> true
   end
 
-  defp deadline(timeout), do: System.monotonic_time(:millisecond) + timeout
-  defp remaining(deadline), do: max(deadline - System.monotonic_time(:millisecond), 0)
+  ## Small things
+
+  # Logs what Python said. A line that is longer than the port reads at once comes in pieces, which are logged
+  # as lines of their own, and so is what has no newline at the end.
+  defp said(state, ""), do: state
+
+  defp said(state, line) do
+    {level, text, log} = PythonLog.line(line, state.log)
+    Logger.log(level, "[#{state.node}] #{text}")
+    %{state | log: log, lines: Enum.take([text | state.lines], @remembered)}
+  end
+
+  defp with_status(nil), do: ""
+  defp with_status(status), do: " with status #{status}"
+
+  defp now, do: System.monotonic_time(:millisecond)
+
+  defp deadline(:infinity), do: :infinity
+  defp deadline(timeout), do: now() + timeout
+
+  defp remaining(:infinity), do: :infinity
+  defp remaining(deadline), do: max(deadline - now(), 0)
 end

@@ -66,14 +66,22 @@ end
 defimpl Inspect, for: [SnakeBridge.Ref, SnakeBridge.StreamRef] do
   # `#SnakeBridge.Ref<Counter in collections, auto_<0.123.0>_1735707045000 on py@127.0.0.1>`
   def inspect(ref, _opts) do
-    "##{inspect(@for)}<#{ref.type_name || "object"}#{from(ref)}#{session(ref)}#{on(ref.id)}>"
+    "##{Kernel.inspect(@for)}<#{text(ref.type_name || "object")}#{from(ref)}#{session(ref)}#{on(ref.id)}>"
   end
 
   defp from(%{python_module: nil}), do: ""
-  defp from(%{python_module: module}), do: " in #{module}"
+  defp from(%{python_module: module}), do: " in #{text(module)}"
 
   defp session(%{session_id: nil}), do: ""
-  defp session(%{session_id: session_id}), do: ", #{session_id}"
+  defp session(%{session_id: session_id}), do: ", #{text(session_id)}"
+
+  # Anybody can make a ref with anything in it, and what is inspected must stay on one line.
+  defp text(field) do
+    if is_binary(field) and String.printable?(field) and
+         not String.contains?(field, ["\n", "\r"]),
+       do: field,
+       else: Kernel.inspect(field, limit: 5, printable_limit: 100)
+  end
 
   defp on(id) when is_reference(id), do: " on #{node(id)}"
   defp on(_id), do: ""

@@ -11,28 +11,26 @@ defmodule SnakeBridge.Runtime do
     Config,
     ErrorTranslator,
     InvalidRefError,
+    Options,
     Ref,
+    RefNotFoundError,
     SessionContext,
     StreamRef,
     Telemetry
   }
 
-  @type name :: String.t() | atom()
-  @type ref :: Ref.t() | StreamRef.t()
-  @type option ::
-          {:kwargs, map() | keyword()}
-          | {:timeout, timeout()}
-          | {:session_id, String.t()}
-          | {:node, node()}
-  @type result :: {:ok, term()} | {:error, Exception.t()}
+  @type name :: SnakeBridge.name()
+  @type ref :: SnakeBridge.ref()
+  @type result :: SnakeBridge.result()
 
-  defguardp is_name(name) when is_binary(name) or is_atom(name)
+  defguardp is_name(name)
+            when is_binary(name) or (is_atom(name) and name not in [nil, true, false])
 
   @doc "Calls a function. See `SnakeBridge.call/4`."
-  @spec call(name(), name(), [term()], [option()]) :: result()
+  @spec call(name(), name(), [term()], [SnakeBridge.call_option()]) :: result()
   def call(module, function, args \\ [], opts \\ [])
       when is_name(module) and is_name(function) and is_list(args) do
-    known!(opts, [:kwargs, :timeout, :session_id, :node])
+    Options.check!(opts, [:kwargs, :timeout, :session_id, :node])
 
     with {:ok, node} <- target(opts) do
       send_request(node, {:call, module, function, args, kwargs(opts), scope(node, opts)}, opts)
@@ -40,10 +38,10 @@ defmodule SnakeBridge.Runtime do
   end
 
   @doc "Reads an attribute of a module. See `SnakeBridge.get/3`."
-  @spec get_module_attr(name(), name(), [option()]) :: result()
+  @spec get_module_attr(name(), name(), [SnakeBridge.get_option()]) :: result()
   def get_module_attr(module, attribute, opts \\ [])
       when is_name(module) and is_name(attribute) do
-    known!(opts, [:timeout, :session_id, :node])
+    Options.check!(opts, [:timeout, :session_id, :node])
 
     with {:ok, node} <- target(opts) do
       send_request(node, {:get, module, attribute, scope(node, opts)}, opts)
@@ -51,52 +49,44 @@ defmodule SnakeBridge.Runtime do
   end
 
   @doc "Calls a method of an object. See `SnakeBridge.method/4`."
-  @spec call_method(ref(), name(), [term()], [option()]) :: result()
+  @spec call_method(ref(), name(), [term()], [SnakeBridge.method_option()]) :: result()
   def call_method(ref, function, args \\ [], opts \\ [])
       when is_name(function) and is_list(args) do
-    known!(opts, [:kwargs, :timeout, :session_id])
+    Options.check!(opts, [:kwargs, :timeout, :session_id])
 
-    with {:ok, node} <- home(ref) do
-      request = {:method, ref, function, args, kwargs(opts), scope(node, opts)}
-      send_request(node, request, opts)
-    end
+    ask(ref, opts, &{:method, ref, function, args, kwargs(opts), &1})
   end
 
   @doc "Reads an attribute of an object. See `SnakeBridge.attr/3`."
-  @spec get_attr(ref(), name(), [option()]) :: result()
+  @spec get_attr(ref(), name(), [SnakeBridge.ref_option()]) :: result()
   def get_attr(ref, name, opts \\ []) when is_name(name) do
-    known!(opts, [:timeout, :session_id])
+    Options.check!(opts, [:timeout, :session_id])
 
-    with {:ok, node} <- home(ref) do
-      send_request(node, {:getattr, ref, name, scope(node, opts)}, opts)
-    end
+    ask(ref, opts, &{:getattr, ref, name, &1})
   end
 
   @doc "Sets an attribute of an object. See `SnakeBridge.set_attr/4`."
-  @spec set_attr(ref(), name(), term(), [option()]) :: :ok | {:error, Exception.t()}
+  @spec set_attr(ref(), name(), term(), [SnakeBridge.ref_option()]) ::
+          :ok | {:error, Exception.t()}
   def set_attr(ref, name, value, opts \\ []) when is_name(name) do
-    known!(opts, [:timeout, :session_id])
+    Options.check!(opts, [:timeout, :session_id])
 
-    with {:ok, node} <- home(ref) do
-      send_request(node, {:setattr, ref, name, value, scope(node, opts)}, opts)
-    end
+    ask(ref, opts, &{:setattr, ref, name, value, &1})
   end
 
   @doc "Fetches up to `count` items of an iterator. See `SnakeBridge.next/3`."
-  @spec next(ref(), pos_integer(), [option()]) ::
+  @spec next(ref(), pos_integer(), [SnakeBridge.ref_option()]) ::
           {:ok, [term()], :more | :done} | {:error, Exception.t()}
   def next(ref, count, opts \\ []) when is_integer(count) and count > 0 do
-    known!(opts, [:timeout, :session_id])
+    Options.check!(opts, [:timeout, :session_id])
 
-    with {:ok, node} <- home(ref) do
-      send_request(node, {:next, ref, count, scope(node, opts)}, opts)
-    end
+    ask(ref, opts, &{:next, ref, count, &1})
   end
 
   @doc "Keeps a term in Python as an object. See `SnakeBridge.put/2`."
-  @spec put(term(), [option()]) :: {:ok, ref()} | {:error, Exception.t()}
+  @spec put(term(), [SnakeBridge.get_option()]) :: {:ok, ref()} | {:error, Exception.t()}
   def put(term, opts \\ []) do
-    known!(opts, [:timeout, :session_id, :node])
+    Options.check!(opts, [:timeout, :session_id, :node])
 
     with {:ok, node} <- target(opts) do
       send_request(node, {:put, term, scope(node, opts)}, opts)
@@ -104,13 +94,14 @@ defmodule SnakeBridge.Runtime do
   end
 
   @doc "Releases one ref or a list of them. See `SnakeBridge.release_ref/2`."
-  @spec release_ref(ref() | [ref()], [option()]) ::
+  @spec release_ref(ref() | [ref()], [SnakeBridge.timeout_option()]) ::
           {:ok, non_neg_integer()} | {:error, Exception.t()}
   def release_ref(ref_or_refs, opts \\ []) do
-    known!(opts, [:timeout])
+    Options.check!(opts, [:timeout])
 
-    ref_or_refs
-    |> List.wrap()
+    refs = if is_list(ref_or_refs), do: ref_or_refs, else: [ref_or_refs]
+
+    refs
     |> group_by_home()
     |> Enum.reduce_while({:ok, 0}, fn
       {:error, error}, _count ->
@@ -125,14 +116,14 @@ defmodule SnakeBridge.Runtime do
   end
 
   @doc "Ends a session. See `SnakeBridge.release_session/2`."
-  @spec release_session(String.t() | pid(), [option()]) ::
+  @spec release_session(String.t() | pid(), [SnakeBridge.node_option()]) ::
           {:ok, non_neg_integer()} | {:error, Exception.t()}
   def release_session(session_id, opts \\ []) when is_binary(session_id) or is_pid(session_id) do
     request({:release_session, session_id}, opts)
   end
 
   @doc "Interrupts what runs for a process. See `SnakeBridge.cancel/2`."
-  @spec cancel(pid(), [option()]) :: :ok | {:error, Exception.t()}
+  @spec cancel(pid(), [SnakeBridge.node_option()]) :: :ok | {:error, Exception.t()}
   def cancel(pid, opts \\ []) when is_pid(pid), do: request({:cancel, pid}, opts)
 
   @doc """
@@ -140,10 +131,23 @@ defmodule SnakeBridge.Runtime do
 
   Options are `:node` and `:timeout`.
   """
-  @spec request(tuple() | atom(), [option()]) :: term()
+  @spec request(tuple() | atom(), [SnakeBridge.node_option()]) :: term()
   def request(request, opts) do
-    known!(opts, [:timeout, :node])
+    Options.check!(opts, [:timeout, :node])
     with {:ok, node} <- target(opts), do: send_request(node, request, opts)
+  end
+
+  # A ref is asked where it lives. One that Python does not know any more still names its session.
+  defp ask(ref, opts, request) do
+    with {:ok, node} <- home(ref) do
+      case send_request(node, request.(scope(node, opts)), opts) do
+        {:error, %RefNotFoundError{session_id: nil, ref_id: id} = error} when id == ref.id ->
+          {:error, %{error | session_id: ref.session_id}}
+
+        answer ->
+          answer
+      end
+    end
   end
 
   defp send_request(node, request, opts) do
@@ -165,54 +169,33 @@ defmodule SnakeBridge.Runtime do
     :exit, reason -> {:error, ErrorTranslator.translate(reason)}
   end
 
-  defp known!([], _known), do: :ok
-
-  defp known!(opts, known) do
-    case Keyword.keys(opts) -- known do
-      [] ->
-        :ok
-
-      unknown ->
-        raise ArgumentError, "unknown options: #{inspect(unknown)}, there are #{inspect(known)}"
-    end
-  end
-
   defp kwargs(opts) do
     case Keyword.get(opts, :kwargs, %{}) do
       kwargs when is_map(kwargs) -> kwargs
-      kwargs -> Map.new(kwargs)
+      # The first of several counts.
+      kwargs -> kwargs |> Enum.reverse() |> Map.new()
     end
   end
 
   # The node that is asked: what the caller says, else where its session is, else the default one.
   defp target(opts) do
-    case opts[:node] || context_node(SessionContext.current()) do
-      nil -> Config.default_node()
-      node -> {:ok, node}
+    case {opts[:node], SessionContext.current()} do
+      {nil, %{node: node}} when node != nil -> {:ok, node}
+      {nil, _no_context} -> Config.default_node()
+      {node, _context} -> {:ok, node}
     end
   end
 
-  defp context_node(nil), do: nil
-  defp context_node(context), do: context.node
-
-  # The session that is asked for. A context says nothing to calls to another node than its own.
+  # The session that is asked for. One of a context was opened, and is not to be opened again if it
+  # has ended; and a context says nothing to calls to another node than its own.
   defp scope(node, opts) do
-    case opts[:session_id] || context_session(SessionContext.current(), node) do
-      nil -> %{}
-      session_id -> %{session_id: session_id}
+    case {opts[:session_id], SessionContext.current()} do
+      {nil, %{node: ^node, session_id: id}} -> %{session_id: id, must_exist: true}
+      {nil, _none_or_elsewhere} -> %{}
+      {id, _context} -> %{session_id: id}
     end
   end
 
-  defp context_session(nil, _node), do: nil
-  defp context_session(%{node: node, session_id: session_id}, node), do: session_id
-
-  defp context_session(%{node: nil, session_id: session_id}, node) do
-    if Config.default_node() == {:ok, node}, do: session_id
-  end
-
-  defp context_session(_context, _node), do: nil
-
-  # A ref is asked where it lives.
   defp home(%module{id: id}) when module in [Ref, StreamRef] and is_reference(id) do
     {:ok, node(id)}
   end

@@ -34,13 +34,13 @@ defmodule SnakeBridge.SessionContext do
     * `cancel_on_timeout` - whether a call whose caller gave up is interrupted, default false
     * `own_thread` - whether its calls run on a thread of their own, as sqlite3 connections and
       CUDA contexts need it, default false
-    * `node` - the Python node, `nil` for the default one
+    * `node` - the Python node; unless given, that of the context around it, or the default one
 
   The context lives in the process dictionary: processes that are started inside the block do not
   have it. Give it to them with `put_current/1`.
   """
 
-  alias SnakeBridge.{Config, SessionManager}
+  alias SnakeBridge.{Config, Options, SessionManager}
 
   @context_key :snakebridge_session_context
 
@@ -74,12 +74,7 @@ defmodule SnakeBridge.SessionContext do
           {:session_id, String.t()}
           | {:owner_pid, pid()}
           | {:node, node()}
-          | {:max_refs, non_neg_integer()}
-          | {:ttl_seconds, non_neg_integer()}
-          | {:tags, map()}
-          | {:on_full, :evict | :error}
-          | {:cancel_on_timeout, boolean()}
-          | {:own_thread, boolean()}
+          | SessionManager.setting()
 
   @settings [:max_refs, :ttl_seconds, :tags, :on_full, :cancel_on_timeout, :own_thread]
   @options [:session_id, :owner_pid, :node | @settings]
@@ -87,7 +82,11 @@ defmodule SnakeBridge.SessionContext do
   @doc """
   Makes a context, and tells no Python node of it.
 
-  Raises ArgumentError if an option is unknown.
+  Its node is the one given, else that of the context of this process, else the default one. To use
+  it with `put_current/1`, open its session first with `SnakeBridge.SessionManager.register_session/3`
+  on that node, as `with_session/2` does.
+
+  Raises ArgumentError if an option is wrong.
 
       iex> context = SnakeBridge.SessionContext.create(ttl_seconds: 60)
       iex> {context.owner_pid == self(), context.max_refs, context.ttl_seconds}
@@ -95,22 +94,32 @@ defmodule SnakeBridge.SessionContext do
   """
   @spec create([option()]) :: t()
   def create(opts \\ []) do
-    case Keyword.keys(opts) -- @options do
-      [] ->
-        struct!(
-          %__MODULE__{
-            session_id: generate_session_id(),
-            owner_pid: self(),
-            created_at: System.system_time(:second),
-            max_refs: Config.max_refs(),
-            ttl_seconds: Config.ttl_seconds()
-          },
-          opts
-        )
+    Options.check!(opts, @options, "a session")
 
-      unknown ->
-        raise ArgumentError,
-              "unknown options of a session: #{inspect(unknown)}, there are #{inspect(@options)}"
+    context =
+      struct!(
+        %__MODULE__{
+          owner_pid: self(),
+          created_at: System.system_time(:second),
+          max_refs: Config.max_refs(),
+          ttl_seconds: Config.ttl_seconds()
+        },
+        # The first of several counts.
+        Enum.reverse(opts)
+      )
+
+    %{
+      context
+      | session_id: context.session_id || generate_session_id(),
+        node: context.node || current_node()
+    }
+  end
+
+  defp current_node do
+    case {current(), Config.default_node()} do
+      {%{node: node}, _default} when node != nil -> node
+      {_none, {:ok, node}} -> node
+      {_none, {:error, _not_configured}} -> nil
     end
   end
 
@@ -118,7 +127,12 @@ defmodule SnakeBridge.SessionContext do
   @spec current() :: t() | nil
   def current, do: Process.get(@context_key)
 
-  @doc "Makes `context` the context of this process, and returns the one before."
+  @doc """
+  Makes `context` the context of this process, and returns the one before.
+
+  Its session must be open on its node: a call under one that is not, or not any more, answers
+  `SnakeBridge.SessionNotFoundError`.
+  """
   @spec put_current(t()) :: t() | nil
   def put_current(%__MODULE__{} = context), do: Process.put(@context_key, context)
 
@@ -136,7 +150,7 @@ defmodule SnakeBridge.SessionContext do
   The session is *not* released at the end of the block, but when its owner exits, or by
   `SnakeBridge.release_session/1`. What `fun` returns may hold refs.
 
-  Options are the fields of the struct but `created_at`. Raises ArgumentError if one is unknown, and
+  Options are the fields of the struct but `created_at`. Raises ArgumentError if one is wrong, and
   the exception that says why if the session cannot be opened.
   """
   @spec with_session([option()], (() -> result)) :: result when result: term()

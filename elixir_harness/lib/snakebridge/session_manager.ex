@@ -9,11 +9,18 @@ defmodule SnakeBridge.SessionManager do
   something on one Python node only.
   """
 
-  alias SnakeBridge.{Ref, Runtime, SessionMismatchError, SessionNotFoundError, StreamRef}
+  alias SnakeBridge.{Options, Ref, Runtime, SessionMismatchError, SessionNotFoundError, StreamRef}
 
   @type session_id :: String.t()
   @type ref :: Ref.t() | StreamRef.t()
   @type option :: {:node, node()} | {:timeout, timeout()}
+  @type setting ::
+          {:max_refs, non_neg_integer()}
+          | {:ttl_seconds, non_neg_integer()}
+          | {:tags, map()}
+          | {:on_full, :evict | :error}
+          | {:cancel_on_timeout, boolean()}
+          | {:own_thread, boolean()}
 
   @settings [:max_refs, :ttl_seconds, :tags, :on_full, :cancel_on_timeout, :own_thread]
 
@@ -27,19 +34,24 @@ defmodule SnakeBridge.SessionManager do
   Settings are `:max_refs`, `:ttl_seconds`, `:tags`, `:on_full`, `:cancel_on_timeout` and
   `:own_thread`, explained in `SnakeBridge.SessionContext`.
   """
-  @spec register_session(session_id(), pid(), keyword()) :: :ok | {:error, Exception.t()}
+  @spec register_session(session_id(), pid(), [option() | setting()]) ::
+          :ok | {:error, Exception.t()}
   def register_session(session_id, owner_pid, opts \\ [])
       when is_binary(session_id) and is_pid(owner_pid) do
+    Options.check!(opts, [:node, :timeout | @settings], "a session")
     {settings, opts} = Keyword.split(opts, @settings)
-    request({:open_session, session_id, owner_pid, Map.new(settings)}, opts)
+    # The first of several counts.
+    settings = settings |> Enum.reverse() |> Map.new()
+    request({:open_session, session_id, owner_pid, settings}, opts)
   end
 
   @doc """
-  Sees to it that `ref` is one of the session's objects.
+  Compares the session of `ref` with this one, or keeps any other term in Python as a new object of
+  the session.
 
-  Refs are registered by being made, so there is nothing to do for a ref of this session; one of
-  another session is a `SnakeBridge.SessionMismatchError`. Any other term is kept in Python as
-  a new object of the session.
+  Refs are registered by being made, so for a ref there is nothing to do, and Python is not asked:
+  `:ok` for one that was made in this session, whether or not its object is still there, and a
+  `SnakeBridge.SessionMismatchError` for one of another session.
   """
   @spec register_ref(session_id(), ref() | term(), [option()]) :: :ok | {:error, Exception.t()}
   def register_ref(session_id, ref, opts \\ [])
@@ -102,6 +114,7 @@ defmodule SnakeBridge.SessionManager do
   @spec give_away(session_id(), pid(), [option() | {:from, pid()}]) ::
           :ok | {:error, Exception.t()}
   def give_away(session_id, to, opts \\ []) when is_binary(session_id) and is_pid(to) do
+    Options.check!(opts, [:from, :node, :timeout])
     {from, opts} = Keyword.pop(opts, :from, self())
     request({:give_session, session_id, from, to}, opts)
   end
@@ -109,8 +122,8 @@ defmodule SnakeBridge.SessionManager do
   @doc """
   Describes a session, which is named by its id or, for an implicit one, by its owner.
 
-  `{:ok, map}` with `owners`, `refs` (how many), `created_at`, `last_used` (Unix seconds),
-  `ttl_seconds`, `max_refs`, `on_full`, `tags` and `running` (whether a call runs).
+  `{:ok, map}` with `id`, `owners`, `refs` (how many), `created_at`, `last_used` (Unix seconds),
+  `ttl_seconds`, `max_refs`, `on_full`, `tags` and `running` (how many calls run in it).
   """
   @spec session(session_id() | pid(), [option()]) :: {:ok, map()} | {:error, Exception.t()}
   def session(session_id, opts \\ []), do: request({:session, session_id}, opts)

@@ -7,10 +7,11 @@ defmodule SnakeBridge.Telemetry do
   |---|---|---|
   | `[:snakebridge, :call, :start]` | `system_time`, `monotonic_time` | `node`, `request`, `module`, `function`, `session_id` |
   | `[:snakebridge, :call, :stop]` | `duration`, `monotonic_time` | the same |
-  | `[:snakebridge, :call, :exception]` | `duration`, `monotonic_time` | the same, and `kind: :error`, `reason` (the exception), `stacktrace: []` |
+  | `[:snakebridge, :call, :exception]` | `duration`, `monotonic_time` | the same, and `kind`, `reason` and `stacktrace` |
 
-  Times are in native units. There is one `:start` for every request, and one `:stop` or, if it came
-  back as `{:error, exception}`, one `:exception`. `request` is the request's name, such as `:call`
+  Times are in native units. There is one `:start` for every request, and one `:stop` or one
+  `:exception`. That is of kind `:error`, with the exception as `reason` and an empty `stacktrace`, if
+  the request came back as `{:error, exception}`, and tells what it was if the call crashed. `request` is the request's name, such as `:call`
   or `:method`; `module` is `nil` where a ref was asked.
   """
 
@@ -30,20 +31,32 @@ defmodule SnakeBridge.Telemetry do
     metadata = metadata(node, request)
     start = System.monotonic_time()
     execute(:start, %{system_time: System.system_time(), monotonic_time: start}, metadata)
-    result = fun.()
-    stop = System.monotonic_time()
-    measurements = %{duration: stop - start, monotonic_time: stop}
 
-    case result do
-      {:error, exception} ->
-        failure = %{kind: :error, reason: exception, stacktrace: []}
-        execute(:exception, measurements, Map.merge(metadata, failure))
+    try do
+      fun.()
+    catch
+      kind, reason ->
+        failed(start, metadata, kind, reason, __STACKTRACE__)
+        :erlang.raise(kind, reason, __STACKTRACE__)
+    else
+      {:error, exception} = result ->
+        failed(start, metadata, :error, exception, [])
+        result
 
-      _answer ->
-        execute(:stop, measurements, metadata)
+      answer ->
+        execute(:stop, since(start), metadata)
+        answer
     end
+  end
 
-    result
+  defp failed(start, metadata, kind, reason, stacktrace) do
+    failure = %{kind: kind, reason: reason, stacktrace: stacktrace}
+    execute(:exception, since(start), Map.merge(metadata, failure))
+  end
+
+  defp since(start) do
+    stop = System.monotonic_time()
+    %{duration: stop - start, monotonic_time: stop}
   end
 
   # The module is in a variable because it need not exist: neither compiler nor dialyzer is to look.

@@ -84,6 +84,13 @@ defmodule SnakeBridge.ErrorsTest do
       logged
     end
 
+    test "are text, whatever Python wrote" do
+      assert log([<<"caf", 0xE9, "!">>, <<0xFF, 0xFE>>]) == [
+               {:info, "caf\uFFFD!"},
+               {:info, "\uFFFD"}
+             ]
+    end
+
     test "have the level that Python gave them, and so has their traceback" do
       assert log([
                "2026-11-21 22:10:15,621 INFO pynode.node: connected",
@@ -114,6 +121,17 @@ defmodule SnakeBridge.ErrorsTest do
   end
 
   describe "inspecting a ref" do
+    test "is one line, whatever is in it" do
+      odd = %SnakeBridge.Ref{
+        id: "a1",
+        type_name: "two\nlines",
+        python_module: {:no, :text},
+        session_id: <<255>>
+      }
+
+      assert inspect(odd) == ~S|#SnakeBridge.Ref<"two\nlines" in {:no, :text}, <<255>>>|
+    end
+
     test "is short, and copes with fields that are not there" do
       assert inspect(%SnakeBridge.Ref{id: nil}) == "#SnakeBridge.Ref<object>"
 

@@ -3,14 +3,21 @@ defmodule SnakeBridge.PythonNodeTest do
 
   import ExUnit.CaptureLog
 
-  alias SnakeBridge.{Distribution, NodeUnavailableError, PythonNode, RefNotFoundError}
+  alias SnakeBridge.{
+    Distribution,
+    NodeUnavailableError,
+    PythonNode,
+    RefNotFoundError,
+    SessionContext,
+    SessionNotFoundError
+  }
 
   @moduletag timeout: 120_000
 
   # An unlinked supervisor of its own for each node, so that failures do not touch the test.
   defp start(options) do
     options = Keyword.merge([base: unique("extra_#{System.pid()}")], options)
-    start_supervised({PythonNode, options}, id: make_ref())
+    start_supervised({PythonNode, options}, id: make_ref(), restart: :temporary)
   end
 
   defp refused(options) do
@@ -28,8 +35,21 @@ defmodule SnakeBridge.PythonNodeTest do
   end
 
   defp alive?(os_pid) do
-    {_output, status} = System.cmd("sh", ["-c", "kill -0 #{os_pid}"], stderr_to_stdout: true)
-    status == 0
+    {state, _status} = System.cmd("ps", ["-o", "stat=", "-p", "#{os_pid}"])
+    # What has exited and is not buried yet is not alive.
+    state != "" and not String.starts_with?(state, "Z")
+  end
+
+  # Kills the Python of a PythonNode, waits until that has another one, and returns the log.
+  defp crash(server \\ PythonNode, os_pid) do
+    capture_log(fn ->
+      System.cmd("sh", ["-c", "kill -9 #{os_pid}"])
+
+      eventually(fn ->
+        state = :sys.get_state(server)
+        state.phase == :up and state.process.pid != os_pid
+      end)
+    end)
   end
 
   # As a handler of :logger.
@@ -60,6 +80,11 @@ defmodule SnakeBridge.PythonNodeTest do
       assert SnakeBridge.method(ref, "total") == {:ok, 3}
       assert ref |> SnakeBridge.stream() |> Enum.sort() == ["a", "b"]
       other = SnakeBridge.call!("collections", "Counter")
+
+      # And it is of no use to another node.
+      assert {:error, %SnakeBridge.InvalidRefError{reason: :other_node}} =
+               SnakeBridge.call("builtins", "len", [ref])
+
       assert SnakeBridge.release_ref([ref, other]) == {:ok, 2}
     end
 
@@ -67,7 +92,7 @@ defmodule SnakeBridge.PythonNodeTest do
       assert {:ok, pid} = start([])
       node = PythonNode.node(pid)
 
-      SnakeBridge.SessionContext.with_session([node: node], fn ->
+      SessionContext.with_session([node: node], fn ->
         id = SnakeBridge.current_session()
         ref = SnakeBridge.call!("collections", "Counter")
         assert node(ref.id) == node
@@ -111,11 +136,19 @@ defmodule SnakeBridge.PythonNodeTest do
         SnakeBridge.call!("builtins", "print", ["said by Python"], kwargs: [file: stderr])
         SnakeBridge.call!("builtins", "print", ["printed by Python"])
         SnakeBridge.call!("logging", "warning", ["warned by Python"])
+        SnakeBridge.call!("os", "write", [1, SnakeBridge.bytes(<<"caf", 0xE9, ?\n>>)])
+        long = String.duplicate("long", 5_000)
+        SnakeBridge.call!("builtins", "print", [long], kwargs: [end: ""])
+        # What is in the port driver's buffer comes with the end of the line.
+        SnakeBridge.call!("builtins", "print")
         node = PythonNode.node()
 
         for {level, text} <- [
               {:info, "said by Python"},
               {:info, "printed by Python"},
+              {:info, "caf\uFFFD"},
+              {:info, binary_part(long, 0, 16_384)},
+              {:info, binary_part(long, 16_384, 20_000 - 16_384)},
               {:warning, "root: warned by Python"}
             ] do
           line = "[#{node}] #{text}"
@@ -128,31 +161,122 @@ defmodule SnakeBridge.PythonNodeTest do
     end
   end
 
+  describe "output without a newline" do
+    test "does not hide that Python is ready, and is logged when it dies" do
+      {:ok, interpreter} = SnakeBridge.Interpreter.find(nil)
+      assert {:ok, pid} = start(executable: script("printf warm >&2; exec #{interpreter} \"$@\""))
+      node = PythonNode.node(pid)
+      SnakeBridge.call!("os", "write", [1, SnakeBridge.bytes("last words")], node: node)
+      Logger.configure(level: :info)
+      assert crash(pid, PythonNode.os_pid(pid)) =~ "[#{node}] last words"
+    after
+      Logger.configure(level: :warning)
+    end
+  end
+
   describe "a Python node that dies" do
     test "is started again under its name, and says so of its refs" do
       node = PythonNode.node()
       ref = SnakeBridge.call!("collections", "Counter")
       os_pid = PythonNode.os_pid()
       process = Process.whereis(PythonNode)
-      monitor = Process.monitor(process)
+      context = SessionContext.with_session(&SessionContext.current/0)
 
-      log =
-        capture_log(fn ->
-          System.cmd("sh", ["-c", "kill -9 #{os_pid}"])
-          assert_receive {:DOWN, ^monitor, :process, ^process, {:shutdown, reason}}, 10_000
-          assert reason == {:python_exited, 137}
-          eventually(fn -> Process.whereis(PythonNode) end)
-        end)
+      log = crash(os_pid)
 
-      assert log =~ "exited with status 137"
+      # One line when it goes, and one when it is back.
+      assert log =~ "#{node} exited with status 137"
+      assert log =~ "#{node} is back (os pid #{PythonNode.os_pid()})"
+      assert length(Regex.scan(~r/\[(error|warning)\]/, log)) == 2
+
+      assert Process.whereis(PythonNode) == process
       assert PythonNode.node() == node
-      assert PythonNode.os_pid() != os_pid
 
       assert {:error, %RefNotFoundError{reason: :node_restarted} = error} =
                SnakeBridge.method(ref, "total")
 
       assert Exception.message(error) =~ "restarted"
+      assert error.session_id == ref.session_id
+
+      # Its session has not outlived it either, and is not opened again behind anybody's back.
+      SessionContext.put_current(context)
+      assert {:error, %SessionNotFoundError{}} = SnakeBridge.call("collections", "Counter")
+      SessionContext.clear_current()
+
       assert {:ok, 4.0} = SnakeBridge.call("math", "sqrt", [16])
+    end
+
+    test "and dies again and again is started each time" do
+      assert {:ok, pid} = start([])
+
+      for _ <- 1..4 do
+        crash(pid, PythonNode.os_pid(pid))
+        assert {:ok, 4.0} = SnakeBridge.call("math", "sqrt", [16], node: PythonNode.node(pid))
+      end
+
+      assert Process.alive?(pid)
+    end
+
+    test "and has a child that holds its output is back at once, and the child is gone" do
+      assert {:ok, pid} = start([])
+      node = PythonNode.node(pid)
+      popen = SnakeBridge.call!("subprocess", "Popen", [["sleep", "90"]], node: node)
+      child = SnakeBridge.attr!(popen, "pid")
+      start = System.monotonic_time(:millisecond)
+      crash(pid, PythonNode.os_pid(pid))
+      assert {:ok, 4.0} = SnakeBridge.call("math", "sqrt", [16], node: node)
+      assert System.monotonic_time(:millisecond) - start < 1_500
+      eventually(fn -> not alive?(child) end)
+    end
+
+    test "and has a pool of processes is back at once, and the pool is gone" do
+      assert {:ok, pid} = start([])
+      node = PythonNode.node(pid)
+      opts = [node: node]
+      pool = SnakeBridge.call!("concurrent.futures", "ProcessPoolExecutor", [2], opts)
+      getpid = SnakeBridge.get!("os", "getpid", opts)
+      sleep = SnakeBridge.get!("time", "sleep", opts)
+      future = SnakeBridge.method!(pool, "submit", [getpid])
+      SnakeBridge.method!(pool, "submit", [sleep, 90])
+      worker = SnakeBridge.method!(future, "result")
+      start = System.monotonic_time(:millisecond)
+      crash(pid, PythonNode.os_pid(pid))
+      assert {:ok, 4.0} = SnakeBridge.call("math", "sqrt", [16], node: node)
+      assert System.monotonic_time(:millisecond) - start < 1_500
+      eventually(fn -> not alive?(worker) end)
+    end
+
+    test "and cannot be started any more is tried again at intervals" do
+      {:ok, interpreter} = SnakeBridge.Interpreter.find(nil)
+      broken = Path.join(System.tmp_dir!(), unique("broken_#{System.pid()}"))
+      on_exit(fn -> File.rm(broken) end)
+
+      python =
+        script(
+          "[ -e #{broken} ] && { echo 'The disk is full.'; exit 1; }\nexec #{interpreter} \"$@\""
+        )
+
+      assert {:ok, pid} = start(executable: python)
+      node = PythonNode.node(pid)
+      os_pid = PythonNode.os_pid(pid)
+      File.touch!(broken)
+
+      log =
+        capture_log(fn ->
+          System.cmd("sh", ["-c", "kill -9 #{os_pid}"])
+          eventually(fn -> :sys.get_state(pid).failures >= 3 end)
+          assert PythonNode.node(pid) == node
+
+          assert {:error, %NodeUnavailableError{} = error} = SnakeBridge.info(node: node)
+          assert Exception.message(error) =~ "wait until it is back"
+
+          File.rm!(broken)
+          eventually(fn -> match?({:ok, _}, SnakeBridge.info(node: node)) end)
+        end)
+
+      assert log =~ ~r/exited with status 1: The disk is full. It is started again in 0.1 s./
+      assert log =~ "It is started again in 0.5 s."
+      assert log =~ "#{node} is back"
     end
 
     test "is connected again if only the connection is lost" do
@@ -213,6 +337,28 @@ defmodule SnakeBridge.PythonNodeTest do
       refute Distribution.registered?(node)
     end
 
+    test "gives running calls the time that :shutdown says" do
+      args = fn options ->
+        {:ok, pid} = start(options)
+        {command, 0} = System.cmd("ps", ["-ww", "-o", "args=", "-p", "#{PythonNode.os_pid(pid)}"])
+        command
+      end
+
+      assert args.(shutdown: 60_000) =~ "--shutdown-seconds 55.0"
+      assert args.(shutdown: :infinity) =~ "--shutdown-seconds 31536000"
+      refute args.(shutdown: 10_000) =~ "--shutdown-seconds"
+      assert %{shutdown: :infinity} = PythonNode.child_spec(shutdown: :infinity)
+      assert %{shutdown: 5_000} = PythonNode.child_spec(shutdown: :brutal_kill)
+    end
+
+    test "ends a Python at once if it is to be killed" do
+      assert {:ok, pid} = start(shutdown: :brutal_kill)
+      os_pid = PythonNode.os_pid(pid)
+      System.cmd("sh", ["-c", "kill -STOP #{os_pid}"])
+      GenServer.stop(pid, :shutdown)
+      refute alive?(os_pid)
+    end
+
     test "ends a Python that will not go" do
       assert {:ok, pid} = start(shutdown: 300)
       node = PythonNode.node(pid)
@@ -230,12 +376,48 @@ defmodule SnakeBridge.PythonNodeTest do
     end
   end
 
+  describe "stopping with children of Python's" do
+    test "leaves nothing, and is not held up by a child that holds its output" do
+      assert {:ok, pid} = start([])
+      node = PythonNode.node(pid)
+      popen = SnakeBridge.call!("subprocess", "Popen", [["sleep", "90"]], node: node)
+      child = SnakeBridge.attr!(popen, "pid")
+      os_pid = PythonNode.os_pid(pid)
+      start = System.monotonic_time(:millisecond)
+      GenServer.stop(pid, :shutdown)
+      assert System.monotonic_time(:millisecond) - start < 5_000
+      refute alive?(os_pid)
+      eventually(fn -> not alive?(child) end)
+    end
+
+    test "even if a PythonNode is killed: its successor ends what it has left" do
+      Process.flag(:trap_exit, true)
+      {:ok, pid} = PythonNode.start_link(base: unique("heir_#{System.pid()}"))
+      node = PythonNode.node(pid)
+      os_pid = PythonNode.os_pid(pid)
+      popen = SnakeBridge.call!("subprocess", "Popen", [["sleep", "90"]], node: node)
+      child = SnakeBridge.attr!(popen, "pid")
+      # It cannot see that its standard input is closed.
+      System.cmd("sh", ["-c", "kill -STOP #{os_pid}"])
+
+      capture_log(fn ->
+        kill(pid)
+        assert {:ok, successor} = start(node: node)
+        assert {:ok, 4.0} = SnakeBridge.call("math", "sqrt", [16], node: node)
+        assert PythonNode.os_pid(successor) != os_pid
+      end)
+
+      refute alive?(os_pid)
+      eventually(fn -> not alive?(child) end)
+    end
+  end
+
   describe "a Python node that cannot be started" do
     test "because there is no interpreter" do
       error = refused(executable: "/nowhere/python")
       assert error.reason == :no_interpreter
-      assert error.message =~ "/nowhere/python"
-      assert error.message =~ "SNAKEBRIDGE_PYTHON"
+      assert error.message =~ ":executable names /nowhere/python"
+      refute error.message =~ "SNAKEBRIDGE_PYTHON"
     end
 
     test "because the variable names none" do
@@ -259,7 +441,7 @@ defmodule SnakeBridge.PythonNodeTest do
     end
 
     test "because it exits, with its last words" do
-      python = script("echo 'first'; echo 'The cookie is made of cheese.'; exit 3")
+      python = script("echo 'first'; printf 'The cookie is made of cheese.'; exit 3")
       error = refused(executable: python)
       assert error.reason == :start_failed
       assert error.message =~ "exited with status 3: The cookie is made of cheese."
@@ -280,16 +462,93 @@ defmodule SnakeBridge.PythonNodeTest do
       refute alive?(os_pid)
     end
 
+    test "because it prints for ever and is never ready" do
+      python = script("echo $$ > $0.pid; exec yes")
+      start = System.monotonic_time(:millisecond)
+      error = refused(executable: python, start_timeout: 300)
+      assert error.reason == :start_timeout
+      assert System.monotonic_time(:millisecond) - start < 5_000
+      os_pid = String.trim(File.read!(python <> ".pid"))
+      File.rm(python <> ".pid")
+      refute alive?(os_pid)
+    end
+
+    test "because it exits, though a child of its holds its output" do
+      python = script("echo 'Out of cheese.'; sleep 90 & echo $! > $0.pid; exit 3")
+      error = refused(executable: python)
+      assert error.reason == :start_failed
+      assert error.message =~ "Out of cheese."
+      child = String.trim(File.read!(python <> ".pid"))
+      File.rm(python <> ".pid")
+      eventually(fn -> not alive?(child) end)
+    end
+
     test "because its name is in use" do
-      error = refused(node: Node.self())
+      error = refused(node: Node.self(), start_timeout: 100)
       assert error.reason == :name_taken
       assert error.message =~ "#{Node.self()} is in use"
+    end
+
+    test "until the node that has its name is gone" do
+      node = Distribution.node_name(unique("waiting_#{System.pid()}"))
+      {:ok, first} = start(node: node)
+      # As a handler of :logger, this test is told when the second one waits.
+      :ok = :logger.add_handler(__MODULE__, __MODULE__, %{test: self()})
+
+      try do
+        second =
+          Task.async(fn ->
+            {:ok, pid} = PythonNode.start_link(node: node)
+            {PythonNode.node(pid), GenServer.stop(pid)}
+          end)
+
+        waiting = "The node name #{node} is in use: waiting up to 30000 ms for it to become free."
+        assert_receive {:logged, :warning, ^waiting}, 5_000
+        GenServer.stop(first, :shutdown)
+        assert Task.await(second, 10_000) == {node, :ok}
+      after
+        :logger.remove_handler(__MODULE__)
+      end
     end
 
     test "because its cookie is another" do
       error = refused(cookie: :quite_another)
       assert error.reason == :not_connected
       assert error.message =~ "cookie"
+    end
+  end
+
+  describe "the node of the application" do
+    test "takes the next name if it loses one to somebody who was quicker" do
+      {:ok, interpreter} = SnakeBridge.Interpreter.find(nil)
+
+      python =
+        script(
+          "touch $0.begun; until [ -e $0.go ]; do sleep 0.01; done; exec #{interpreter} \"$@\""
+        )
+
+      on_exit(fn -> Enum.each([".begun", ".go"], &File.rm(python <> &1)) end)
+      configured = Application.fetch_env!(:snakebridge, :python)
+      base = unique("contested_#{System.pid()}")
+
+      capture_log(fn ->
+        :ok = Application.stop(:snakebridge)
+        Application.put_env(:snakebridge, :python, base: base, executable: python)
+
+        try do
+          starting = Task.async(fn -> Application.ensure_all_started(:snakebridge) end)
+          eventually(fn -> File.exists?(python <> ".begun") end)
+          assert {:ok, _quicker} = start(base: base)
+          File.touch!(python <> ".go")
+          assert {:ok, [:snakebridge]} = Task.await(starting, 30_000)
+          assert PythonNode.node() == Distribution.node_name(base <> "2")
+          assert {:ok, 4.0} = SnakeBridge.call("math", "sqrt", [16])
+        after
+          Application.stop(:snakebridge)
+          Application.put_env(:snakebridge, :python, configured)
+          {:ok, _} = Application.ensure_all_started(:snakebridge)
+        end
+      end)
     end
   end
 
@@ -308,16 +567,8 @@ defmodule SnakeBridge.PythonNodeTest do
       IO.inspect(length(addresses))
       """
 
-      paths =
-        for path <- Path.wildcard(Path.join(Mix.Project.build_path(), "lib/*/ebin")), do: path
-
-      arguments = Enum.flat_map(paths, &["-pa", &1]) ++ ["-e", code]
-      environment = [{"ERL_EPMD_PORT", epmd_port}]
-
       try do
-        assert {output, 0} =
-                 System.cmd("elixir", arguments, env: environment, stderr_to_stdout: true)
-
+        assert {output, 0} = elixir(code, [{"ERL_EPMD_PORT", epmd_port}])
         assert output =~ ~r/\{4.0, :"snakebridge_\d+_\d+@127.0.0.1",\s+:"snakebridge_\d+_\d+_py@/
         assert output =~ ~r/^2$/m
       after
@@ -326,6 +577,37 @@ defmodule SnakeBridge.PythonNodeTest do
         System.cmd(epmd, ["-port", epmd_port, "-kill"], stderr_to_stdout: true)
       end
     end
+  end
+
+  describe "a VM that is no node, and has no home" do
+    test "says so, and says it again to who calls all the same" do
+      code = """
+      Application.put_env(:snakebridge, :python, [])
+      {:error, _} = Application.ensure_all_started(:snakebridge)
+      {:error, error} = SnakeBridge.info()
+      IO.puts(Exception.message(error))
+      """
+
+      assert {output, 0} = elixir(code, [{"HOME", "/nowhere"}])
+      assert output =~ "set HOME to a directory of yours, or start the VM with --cookie."
+      assert output =~ "The application :snakebridge is not running"
+    end
+  end
+
+  describe "a VM with a short name" do
+    test "is told that nodes with long names are out of its reach" do
+      code = "IO.inspect(SnakeBridge.info(node: :\"py@127.0.0.1\"))"
+      name = unique("short_#{System.pid()}")
+      assert {output, 0} = elixir(code, [], ["--sname", name])
+      assert output =~ "py@127.0.0.1 has a long name and this VM, #{name}@"
+    end
+  end
+
+  # Runs code in another VM, and returns its output and exit status.
+  defp elixir(code, environment, options \\ []) do
+    paths = Path.wildcard(Path.join(Mix.Project.build_path(), "lib/*/ebin"))
+    arguments = options ++ Enum.flat_map(paths, &["-pa", &1]) ++ ["-e", code]
+    System.cmd("elixir", arguments, env: environment, stderr_to_stdout: true)
   end
 
   describe "options" do

@@ -52,6 +52,36 @@ defmodule SnakeBridge.SessionsTest do
       eventually(fn -> whereabouts(ref) == :owner_down end)
     end
 
+    test "has the node of the block around it" do
+      node = SnakeBridge.PythonNode.node()
+      assert SessionContext.create().node == node
+
+      SessionContext.with_session([node: node], fn ->
+        # As if the default node were another.
+        SnakeBridge.Config.put_default_node(:"nobody@127.0.0.1")
+
+        try do
+          SessionContext.with_session(fn ->
+            assert SessionContext.current().node == node
+            assert counter().session_id == SnakeBridge.current_session()
+          end)
+        after
+          SnakeBridge.Config.put_default_node(node)
+        end
+      end)
+    end
+
+    test "a context whose session is not open is no session" do
+      SessionContext.put_current(SessionContext.create())
+      assert {:error, %SessionNotFoundError{}} = SnakeBridge.call("collections", "Counter")
+      context = SessionContext.clear_current()
+      assert SessionManager.session_exists?(context.session_id) == false
+
+      # One that is only named is opened by its first object.
+      id = unique("named")
+      assert counter(session_id: id).session_id == id
+    end
+
     test "says what is wrong with a setting" do
       assert_raise SnakeBridge.InvalidRequestError, ~r/max_refs/, fn ->
         SessionContext.with_session([max_refs: -1], fn -> flunk("not reached") end)
@@ -61,23 +91,22 @@ defmodule SnakeBridge.SessionsTest do
     end
 
     test "a context may be given to other processes" do
-      SessionContext.with_session([session_id: unique("team")], fn ->
-        context = SessionContext.current()
+      context =
+        SessionContext.with_session([session_id: unique("team")], &SessionContext.current/0)
 
-        ref =
-          Task.await(
-            Task.async(fn ->
-              SessionContext.put_current(context)
-              counter()
-            end)
-          )
+      ref =
+        Task.await(
+          Task.async(fn ->
+            SessionContext.put_current(context)
+            counter()
+          end)
+        )
 
-        # It lives in the session, not with the task.
-        assert ref.session_id == context.session_id
-        assert whereabouts(ref) == :there
-        assert SessionManager.release_session(context.session_id) == :ok
-        assert whereabouts(ref) == :session_released
-      end)
+      # It lives in the session, not with the task.
+      assert ref.session_id == context.session_id
+      assert whereabouts(ref) == :there
+      assert SessionManager.release_session(context.session_id) == :ok
+      assert whereabouts(ref) == :session_released
     end
 
     test "after its release answers that it is gone" do
@@ -374,7 +403,8 @@ defmodule SnakeBridge.SessionsTest do
 
       eventually(fn -> running(id) == 1 end)
       assert SnakeBridge.cancel(caller) == :ok
-      assert_receive {^caller, {:error, %SnakeBridge.PythonError{}}}, 5_000
+      assert_receive {^caller, {:error, %SnakeBridge.PythonError{} = error}}, 5_000
+      assert error.type == "pynode.CallInterrupted"
       eventually(fn -> running(id) == 0 end)
       kill(pid)
     end

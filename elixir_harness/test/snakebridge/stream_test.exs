@@ -40,6 +40,20 @@ defmodule SnakeBridge.StreamTest do
     end
   end
 
+  test "an iterator of another session is not released" do
+    ref = counting(unique("theirs"))
+
+    SnakeBridge.SessionContext.with_session(fn ->
+      assert_raise SnakeBridge.SessionMismatchError, fn -> Enum.take(ref, 1) end
+    end)
+
+    assert SnakeBridge.next(ref, 1) == {:ok, [1], :more}
+  end
+
+  test "what is no ref is no stream" do
+    assert_raise SnakeBridge.InvalidRefError, fn -> Enum.to_list(SnakeBridge.stream("ref")) end
+  end
+
   test "an exception in the middle is raised when its time has come" do
     ref = SnakeBridge.call!("harness_fixture", "failing", [5])
     test = self()
@@ -55,6 +69,11 @@ defmodule SnakeBridge.StreamTest do
     {:ok, counter} = SnakeBridge.call("collections", "Counter", ["aab"])
     assert counter |> SnakeBridge.stream() |> Enum.sort() == ["a", "b"]
     assert whereabouts(counter) == :there
+
+    # The iterator that the stream made is released, come what may.
+    {:ok, %{refs: before}} = SnakeBridge.session(self())
+    assert counter |> SnakeBridge.stream(release: false) |> Enum.take(1) == ["a"]
+    assert {:ok, %{refs: ^before}} = SnakeBridge.session(self())
 
     assert_raise SnakeBridge.PythonError, ~r/not iterable/, fn ->
       "builtins" |> SnakeBridge.call!("object") |> SnakeBridge.stream() |> Enum.to_list()

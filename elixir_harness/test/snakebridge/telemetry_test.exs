@@ -60,6 +60,20 @@ defmodule SnakeBridge.TelemetryTest do
     SnakeBridge.release_session("traced")
   end
 
+  test "a call that crashes ends, too" do
+    for kind <- [:error, :throw, :exit] do
+      try do
+        Telemetry.span(node(), :info, fn -> :erlang.raise(kind, :oops, []) end)
+      catch
+        ^kind, _reason -> :ok
+      end
+
+      assert_received {[:snakebridge, :call, :start], _, _}
+      assert_received {[:snakebridge, :call, :exception], %{duration: _}, metadata}
+      assert %{kind: ^kind, reason: :oops, stacktrace: _} = metadata
+    end
+  end
+
   test "every kind of request is seen" do
     ref = SnakeBridge.call!("types", "SimpleNamespace")
     SnakeBridge.get!("math", "pi")

@@ -81,7 +81,7 @@ defmodule SnakeBridge.Case do
     end
   end
 
-  @doc "How many calls of this session's run or wait; 0 if there is no such session."
+  @doc "How many calls of this session's run; 0 if there is no such session."
   @spec running(String.t() | pid()) :: non_neg_integer()
   def running(session) do
     case SnakeBridge.session(session) do

@@ -12,20 +12,51 @@ defmodule SessionLifecycleExample do
 
   @root Path.expand("../../../..", __DIR__)
   @patience 60_000
+  @lines 500
 
   @doc """
-  Takes the tour, and prints what happens.
+  Takes the tour through the files below a directory, and prints what happens.
 
-  Returns `:ok` if nothing is left in the Python node at the end, else `{:error, refs}`. A step that
-  fails raises.
+  Returns `:ok` if nothing is left in the Python node at the end, else `{:error, sentence}`. A step
+  that fails raises.
   """
-  @spec tour([Path.t()]) :: :ok | {:error, pos_integer()}
+  @spec tour([Path.t()]) :: :ok | {:error, String.t()}
   def tour(arguments \\ []) do
-    root = List.first(arguments) || @root
+    {python, elixir} = directories(arguments)
+    with :ok <- check(python, elixir), do: tour_of(python, elixir)
+  end
+
+  defp directories([directory | _]), do: {Path.expand(directory), Path.expand(directory)}
+  defp directories([]), do: {Path.join(@root, "pynode"), Path.join(@root, "elixir_harness/lib")}
+
+  # The query of step 4 compares pairs of lines, and is to run for a while.
+  defp check(python, elixir) do
+    lines = for path <- Path.wildcard(Path.join(elixir, "**/*.ex")), do: length(lines(path))
+
+    cond do
+      not File.dir?(python) ->
+        {:error, "#{python} is no directory: name one with Python and Elixir files in it."}
+
+      Path.wildcard(Path.join(python, "**/*.py")) == [] ->
+        {:error, "There is no *.py file below #{python}: name a directory that has some."}
+
+      Enum.sum(lines) < @lines ->
+        {:error,
+         "The *.ex files below #{elixir} have less than #{@lines} lines, too few for a query to be " <>
+           "stopped while it runs: name a directory that has more."}
+
+      true ->
+        :ok
+    end
+  end
+
+  defp lines(path), do: path |> File.read!() |> String.split("\n", trim: true)
+
+  defp tour_of(python, elixir) do
     introduce()
 
     watch = objects_and_values()
-    {python, elixir} = two_readers(root, watch)
+    {python, elixir} = two_readers(python, elixir, watch)
     by_hand(python)
     an_owner_is_killed(elixir, watch)
     the_others_go(python)
@@ -61,11 +92,11 @@ defmodule SessionLifecycleExample do
     watch
   end
 
-  defp two_readers(root, watch) do
-    title("2. Two processes read #{Path.basename(root)}/, each in a session of its own")
+  defp two_readers(python, elixir, watch) do
+    title("2. Two processes read source files, each in a session of its own")
 
-    python = Reader.start("python reader", Path.join(root, "pynode"), "*.py")
-    elixir = Reader.start("elixir reader", Path.join(root, "elixir_harness/lib"), "*.ex")
+    python = Reader.start("python reader", python, "*.py")
+    elixir = Reader.start("elixir reader", elixir, "*.ex")
 
     for reader <- [python, elixir] do
       {counter, summary} = Reader.await(reader, :read, @patience)
@@ -127,7 +158,7 @@ defmodule SessionLifecycleExample do
   defp verdict do
     case SnakeBridge.info() do
       {:ok, %{sessions: 0, refs: 0}} -> say("\nNothing is left in Python.")
-      {:ok, %{refs: refs}} -> {:error, refs}
+      {:ok, %{refs: refs}} -> {:error, "The tour failed: #{refs} objects are left in Python."}
     end
   end
 

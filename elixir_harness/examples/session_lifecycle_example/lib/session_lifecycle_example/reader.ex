@@ -103,7 +103,9 @@ defmodule SessionLifecycleExample.Reader do
   end
 
   defp read(path, pattern, counter, database) do
-    text = SnakeBridge.method!(path, "read_text", [], kwargs: [encoding: "utf-8"])
+    text =
+      SnakeBridge.method!(path, "read_text", [], kwargs: [encoding: "utf-8", errors: "replace"])
+
     name = SnakeBridge.attr!(path, "name")
     words = SnakeBridge.method!(pattern, "findall", [text])
     SnakeBridge.method!(counter, "update", [words])
