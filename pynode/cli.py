@@ -128,6 +128,9 @@ def serve(
         log.warning("some calls are still running after %g seconds", shutdown_seconds)
     node.stop()
     posix.end_children()
+    if stop_on_eof:
+        # Who started us may be gone, and then nobody else would end what we have started.
+        posix.end_group()
     log.info("stopped")
     logging.shutdown()
     # Calls that are still running must not keep the process alive: no waiting for threads.

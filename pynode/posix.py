@@ -55,6 +55,13 @@ def end_children() -> None:
             child.kill()
 
 
+def end_group() -> None:
+    """Ask the other processes of this one's group to end, if it leads one (SIGTERM)."""
+    if os.getpgrp() == os.getpid():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.killpg(0, signal.SIGTERM)
+
+
 def kill_after_eof(seconds: float) -> None:
     """Have this process killed `seconds` after its standard input was closed, if it still runs.
 

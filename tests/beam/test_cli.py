@@ -177,6 +177,33 @@ def test_it_stops_when_standard_input_is_closed(epmd: Epmd, cookie: str) -> None
     assert name.partition("@")[0] not in epmd.names()
 
 
+def test_what_it_has_started_ends_with_it(epmd: Epmd, cookie: str, any_beam: BeamNode) -> None:
+    name = f"py{secrets.token_hex(4)}@127.0.0.1"
+    with subprocess.Popen(
+        [sys.executable, "-m", "pynode", "serve", "--name", name, "--stop-on-eof"],
+        env=os.environ | {"PYNODE_COOKIE": cookie},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == f"ready {name}\n"
+        any_beam.eval(
+            "{ok, _} = gen_server:call({snakebridge, N}, R)",
+            N=Atom(name),
+            R=(Atom("call"), "subprocess", "Popen", [["sleep", "1000"]], {}),
+        )
+        children = psutil.Process(process.pid).children()
+        assert {child.name() for child in children} >= {"sleep"}
+        process.stdin.close()
+        assert process.wait(20) == 0
+        assert psutil.wait_procs(children, 10)[1] == []
+    assert name.partition("@")[0] not in epmd.names()
+
+
 def test_it_is_killed_when_c_code_keeps_it_from_stopping(
     epmd: Epmd, cookie: str, any_beam: BeamNode
 ) -> None:
