@@ -18,11 +18,15 @@ lane already.
 A task that waits for an answer from a peer (`Engine.wait`) gives the role away before it waits,
 and runs what arrives for its own lane in the meantime: an Elixir process that Python has called
 may call back into the same session, on the same thread.
+
+Two things make a reader put tasks aside instead of running them: as many threads as there may be
+run tasks already, or the peer does not take the answers that it was sent (a *congested* source).
+It goes on reading in either case, because what it reads may be what others wait for: an answer, a
+``DOWN``, the end of the connection.
 """
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import logging
 import threading
@@ -36,6 +40,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pynode import config
 from pynode.dist.task import INTERRUPT, CallInterrupted, Task
+from pynode.dist.timers import Timers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
@@ -46,8 +51,6 @@ log = logging.getLogger(__name__)
 _IDLE_ROUNDS = 20
 #: Threads without work that are kept for the next slow call.
 _SPARE_THREADS = 8
-
-
 #: How many callbacks may be inside each other in one session: each takes some twenty of the
 #: thousand frames that Python's recursion limit allows, and the user's code wants some, too.
 _NESTED = 25
@@ -187,20 +190,6 @@ def _run(task: Task) -> None:
         log.error("internal error in %s; please report it:\n%s", task, traceback.format_exc())
 
 
-class Timer:
-    """A function to be called later; see `Engine.after`."""
-
-    __slots__ = ("cancelled", "function")
-
-    def __init__(self, function: Callable[[], None]) -> None:
-        self.function = function
-        self.cancelled = False
-
-    def cancel(self) -> None:
-        """Do not call it any more."""
-        self.cancelled = True
-
-
 class Engine:
     """Runs the tasks of its sources; see the top of this module.
 
@@ -220,8 +209,7 @@ class Engine:
         self._aside: deque[Task] = deque()
         self._numbers = itertools.count(1)
         self._work = _WorkQueue()
-        self._timers: list[tuple[float, int, Timer]] = []
-        self._timer_numbers = itertools.count()
+        self._timers = Timers()
         self._asleep = False
         self._awake = threading.Event()
         self._stopped = False
@@ -265,10 +253,6 @@ class Engine:
     def submit(self, function: Callable[[], object]) -> None:
         """Run `function` soon, on another thread. It may block."""
         self._work.queue.put(_Work(function))
-
-    def submit_task(self, task: Task) -> None:
-        """Run `task` soon, on another thread, in its lane."""
-        self._work.queue.put(task)
 
     def _read(self, worker: _Worker, source: Source) -> None:
         """Be the reader of `source`, until another thread is or it ends."""
@@ -570,20 +554,16 @@ class Engine:
 
     # --- the sentinel
 
-    def after(self, seconds: float, function: Callable[[], None]) -> Timer:
+    def after(self, seconds: float, function: Callable[[], None]) -> None:
         """Call `function` in `seconds`, on the sentinel's thread: it must not block."""
-        timer = Timer(function)
-        with self._lock:
-            entry = (time.monotonic() + seconds, next(self._timer_numbers), timer)
-            heapq.heappush(self._timers, entry)
+        self._timers.add(seconds, function)
         self._awake.set()
-        return timer
 
     def _watch(self) -> None:
         seen: dict[Source, int] = {}
         quiet = 0
         while not self._stopped:
-            pause = self._run_timers()
+            pause = self._timers.run()
             self._run_aside()
             busy, seen = self._hand_over(seen)
             quiet = 0 if busy else quiet + 1
@@ -615,19 +595,3 @@ class Engine:
                 busy = True
                 self._promote(source)
         return busy, now
-
-    def _run_timers(self) -> float | None:
-        """Call what is due; return the seconds until the next one is."""
-        while True:
-            with self._lock:
-                if not self._timers:
-                    return None
-                left = self._timers[0][0] - time.monotonic()
-                if left > 0:
-                    return left
-                timer = heapq.heappop(self._timers)[2]
-            if not timer.cancelled:
-                try:
-                    timer.function()
-                except Exception:
-                    log.exception("internal error in a timer; please report it")
