@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pynode")
 
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 _cookie_options = [
@@ -120,6 +121,12 @@ def serve(
         bridge = Bridge(allow=allow or None)
         node.add(bridge, name=Bridge.NAME)
         node.start()
+    if listen in _LOOPBACK and name.partition("@")[2] not in _LOOPBACK:
+        log.warning(
+            "%s listens at %s alone: start it with --listen ADDRESS to be reached from other hosts",
+            name,
+            listen,
+        )
     if stop_on_eof:
         threading.Thread(target=_wait_for_eof, args=(stop,), daemon=True).start()
     click.echo(f"ready {name}")

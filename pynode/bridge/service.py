@@ -126,8 +126,15 @@ class Bridge(Destination):
     def reach(self, owner: Pid) -> None:
         """Connect to the node of a process that is to be an owner, so that it can be monitored.
 
-        Raises NodeUnavailableError. May block: not for the thread that reads.
+        Raises NodeUnavailableError, and InvalidRequestError for a process of this very node. May
+        block: not for the thread that reads.
         """
+        if owner.node == self.node.name:
+            raise InvalidRequestError(
+                f"{owner} is a process of the Python node itself, which keeps nothing alive: name "
+                "a process of another node as the owner.",
+                reason="invalid_owner",
+            )
         self.node.connect(owner.node)
 
     def _ended(self, session: Session, reason: str) -> None:

@@ -292,6 +292,13 @@ def test_the_log_tells_who_comes_and_goes(
     python.log.wait_for(f"{beam.name} is no longer connected")
 
 
+def test_a_node_for_other_hosts_that_listens_to_none_says_so(
+    start_pynode: Callable[..., PynodeProcess],
+) -> None:
+    python = start_pynode(f"py{secrets.token_hex(4)}@gpu1.example")
+    python.log.wait_for("start it with --listen")
+
+
 def test_the_cookie_is_never_shown(
     start_pynode: Callable[..., PynodeProcess], start_beam: Callable[..., BeamNode]
 ) -> None:

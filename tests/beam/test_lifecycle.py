@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pynode.terms import Atom
+from pynode.terms import Atom, Pid
 from pynode.testing import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pynode.terms import Pid
     from pynode.testing import BeamNode, BeamProcess, PynodeProcess
 
 CALL = "gen_server:call({snakebridge, Node}, Request, 30000)"
@@ -210,6 +209,18 @@ def test_an_owner_whose_node_cannot_be_reached(
         Atom("Elixir.SnakeBridge.NodeUnavailableError"),
     )
     assert "nowhere" not in sessions(any_beam, module_pynode)
+
+
+def test_an_owner_on_the_python_node_itself(
+    any_beam: BeamNode, module_pynode: PynodeProcess
+) -> None:
+    own = any_beam.eval(
+        "{ok, #{creation := C}} = gen_server:call({snakebridge, N}, info), C",
+        N=Atom(module_pynode.name),
+    )
+    owner = Pid(Atom(module_pynode.name), 1, 0, own)
+    tag, error = ask(any_beam, module_pynode, Atom("open_session"), "own", owner, {})
+    assert (tag, error["reason"]) == (Atom("error"), Atom("invalid_owner"))
 
 
 def test_a_beam_that_is_killed_takes_all_its_owners_with_it(
