@@ -9,7 +9,7 @@ from contextlib import suppress
 from types import CoroutineType, ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from pynode import etf, gen
+from pynode import gen
 from pynode.bridge.failures import bridge_error, python_error, without_frames
 from pynode.bridge.invoke import arguments, text
 from pynode.bridge.requests import ERROR, REQUESTS, invalid, ref_to, reference_of
@@ -25,7 +25,7 @@ from pynode.errors import (
 from pynode.objects import UNKNOWN, Entry, Session
 from pynode.show import short
 from pynode.terms import Atom, Map, Pid, Reference
-from pynode.values import UNREPRESENTABLE, Ref, to_term
+from pynode.values import UNREPRESENTABLE, Ref, encode, to_term
 
 if TYPE_CHECKING:
     from pynode.bridge.service import Bridge
@@ -144,7 +144,8 @@ class Call(Task):
 
     def run(self) -> None:
         """See `Task.run`."""
-        within = self.within = self.home()
+        # What has no lane is about sessions, not in one; and only in its lane may a call count.
+        within = self.within = None if self.lane is None else self.home()
         if within is not None:
             within.running += 1
         try:
@@ -229,9 +230,7 @@ class Call(Task):
         connection.post(connection.encode(control, payload))
 
     def _encode(self, answer: Any) -> bytes:
-        buffer = bytearray()
-        etf.encode_into(buffer, (self.tag, answer), self._default)
-        return bytes(buffer)
+        return encode((self.tag, answer), self._default)
 
     def _default(self, value: Any) -> Any:
         term = to_term(value)

@@ -354,6 +354,14 @@ def test_an_awaited_call_is_seen_and_stopped(
     assert answer["type"] == "pynode.CallInterrupted"
 
 
+def test_who_asks_about_sessions_runs_in_none(
+    any_beam: BeamNode, module_pynode: PynodeProcess
+) -> None:
+    owner = any_beam.process()
+    name = make(owner, module_pynode, "builtins.object")["session_id"]
+    assert ask(owner, module_pynode, Atom("session"), name)[1]["running"] == 0
+
+
 def test_generators_are_closed(
     any_beam: BeamNode, module_pynode: PynodeProcess, tmp_path: Any
 ) -> None:
