@@ -83,9 +83,10 @@ if ! python_is_good .venv/bin/python; then
 fi
 
 echo "Installing Python packages into .venv ..."
+# In compat mode the package is found even from a directory with a checkout called pynode in it.
 [ -w "${HOME:-/nonexistent}" ] || export PIP_CACHE_DIR=$PWD/.cache/pip
 .venv/bin/python -m pip install --disable-pip-version-check --no-input --quiet \
-    --editable '.[test,dev]' >>"$log" 2>&1 </dev/null ||
+    --config-settings editable_mode=compat --editable '.[test,dev]' >>"$log" 2>&1 </dev/null ||
     give_up "pip could not install the project and its tools: see above, and the whole of it in $log."
 
 printf '%s\n' "$current" >"$stamp"

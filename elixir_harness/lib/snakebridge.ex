@@ -65,7 +65,8 @@ defmodule SnakeBridge do
   | `SNAKEBRIDGE_REF_MAX` | `10000` | refs that one session may hold |
 
   With `:python`, a VM that is no node yet is made one, on the loopback interface and with a random
-  cookie. To reach a node elsewhere, start the VM with `--name` and the cookie of the cluster.
+  cookie. To reach a node elsewhere, start the VM with `--sname`, or
+  `--name` if the host of that node has a dot, and with the cookie of the cluster.
   """
 
   alias SnakeBridge.{Bytes, Ref, Runtime, SessionContext, SessionManager, StreamRef}

@@ -1,6 +1,6 @@
 """Objects that live in Python, the sessions that they live in, and the owners of those.
 
-The lifecycle of section 4 of the design: it knows pids and references, but neither sockets nor
+The lifecycle (docs/ARCHITECTURE.md): it knows pids and references, but neither sockets nor
 threads nor what a request looks like.
 """
 

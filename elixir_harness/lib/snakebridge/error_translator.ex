@@ -84,8 +84,8 @@ defmodule SnakeBridge.ErrorTranslator do
   def not_connected(node) do
     cond do
       not Node.alive?() ->
-        "This VM is not distributed, so it cannot reach #{node}: start it with --name, or have " <>
-          "the Python node started here with `config :snakebridge, python: []`."
+        "This VM is not distributed, so it cannot reach #{node}: start it with --sname (or " <>
+          "--name, if the host in that name has a dot), or have the Python node started here with `config :snakebridge, python: []`."
 
       mismatch = Distribution.mismatch(node) ->
         "There is no connection to #{node}: " <> mismatch

@@ -23,7 +23,10 @@ defmodule SnakeBridge.Interpreter do
   end
 
   defp named(path, source, setting) do
-    case System.find_executable(path) do
+    # With a slash it is a file, wherever Python will run; without, a program on the PATH.
+    program = if path =~ "/", do: Path.expand(path), else: path
+
+    case System.find_executable(program) do
       nil -> {:error, missing("#{source} names #{path}, which is no program", setting)}
       found -> {:ok, found}
     end
@@ -50,7 +53,7 @@ defmodule SnakeBridge.Interpreter do
       reason: :no_interpreter,
       message:
         "#{what}: set #{setting} to the path of a Python (3.11 or newer) that has " <>
-          "`pip install pynode-beam`."
+          "`pip install pynode-beam`, or the directory of a checkout in its place."
     }
   end
 end

@@ -13,7 +13,9 @@ defmodule SnakeBridge.StartFailure do
         %NodeUnavailableError{
           node: node,
           reason: :no_pynode,
-          message: "#{python} has no module pynode: run `#{python} -m pip install pynode-beam`."
+          message:
+            "#{python} has no module pynode: run `#{python} -m pip install pynode-beam`, or with " <>
+              "the directory of a checkout in its place."
         }
 
       Distribution.registered?(node) ->

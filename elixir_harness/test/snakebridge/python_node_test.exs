@@ -69,6 +69,14 @@ defmodule SnakeBridge.PythonNodeTest do
   end
 
   describe "a Python node" do
+    test "runs on an interpreter that is named relative to this directory" do
+      {:ok, interpreter} = SnakeBridge.Interpreter.find(nil)
+      up = File.cwd!() |> Path.split() |> tl() |> Enum.map(fn _ -> ".." end) |> Path.join()
+      relative = Path.join(up, Path.relative_to(script("exec #{interpreter} \"$@\""), "/"))
+      assert {:ok, pid} = start(executable: relative, cd: System.tmp_dir!())
+      assert {:ok, 4.0} = SnakeBridge.call("math", "sqrt", [16], node: PythonNode.node(pid))
+    end
+
     test "is asked by its name, beside the default one" do
       assert {:ok, pid} = start([])
       node = PythonNode.node(pid)

@@ -42,7 +42,7 @@ defmodule SessionLifecycleExample do
 
       Enum.sum(lines) < @lines ->
         {:error,
-         "The *.ex files below #{elixir} have less than #{@lines} lines, too few for a query to be " <>
+         "The *.ex files below #{elixir} have fewer than #{@lines} lines, too few for a query to be " <>
            "stopped while it runs: name a directory that has more."}
 
       true ->
