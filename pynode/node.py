@@ -13,6 +13,7 @@ import functools
 import ipaddress
 import itertools
 import logging
+import threading
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Self, TypeVar
 
@@ -176,6 +177,7 @@ class Node:
         self._monitors: dict[Reference, _Monitor] = {}
         #: Requests to spawn that nobody waits for any more, and that were not answered yet.
         self._abandoned: dict[Reference, Connection] = {}
+        self._spawns = threading.RLock()
         #: Who waits for an answer to the request that this reference stands for.
         self._inboxes: dict[Reference, SimpleQueue[Any]] = {}
         self._stopping = False
@@ -388,17 +390,14 @@ class Node:
     @_shielded
     def demonitor(self, reference: Reference) -> bool:
         """Remove a monitor; False if it had fired already."""
-        monitor = self._monitors.get(reference)
-        if monitor is not None and monitor.target is None:
-            # What is to be demonitored is not known before the peer has answered. This comes
-            # first: the answer may come at any moment, and finds one or the other.
-            self._abandoned[reference] = monitor.connection
-        monitor = self._monitors.pop(reference, None)
-        if monitor is None:
-            self._abandoned.pop(reference, None)
-            return False
+        with self._spawns:
+            monitor = self._monitors.pop(reference, None)
+            if monitor is None:
+                return False
+            if monitor.target is None and monitor.connection.ended is None:
+                # What is to be demonitored is not known before the peer has answered.
+                self._abandoned[reference] = monitor.connection
         if monitor.target is not None:
-            self._abandoned.pop(reference, None)
             monitor.connection.send(cm.DemonitorP(self._self, monitor.target, reference))
         return True
 
@@ -558,15 +557,17 @@ class Node:
         connection.post(connection.encode(reply))
 
     def _on_spawn_reply(self, _connection: Connection, m: Any, _payload: Any) -> None:
-        connection = self._abandoned.pop(m.req_id, None)
+        with self._spawns:
+            connection = self._abandoned.pop(m.req_id, None)
+            monitor = self._monitors.get(m.req_id)
+            if monitor is not None and isinstance(m.result, Pid):
+                self._monitors[m.req_id] = monitor._replace(target=m.result)
         if not isinstance(m.result, Pid):
-            if monitor := self._monitors.pop(m.req_id, None):
+            if monitor is not None and self._forget(m.req_id):
                 _fire(monitor, m.result)
         elif connection is not None:
             control = cm.DemonitorP(self._self, m.result, m.req_id)
             connection.post(connection.encode(control))
-        elif monitor := self._monitors.get(m.req_id):
-            self._monitors[m.req_id] = monitor._replace(target=m.result)
 
 
 _HANDLERS: dict[type, Callable[[Node, Connection, Any, Any], Task | None]] = {

@@ -66,7 +66,7 @@ class Call(Task):
     ) -> None:
         super().__init__()
         self.bridge = bridge
-        self.connection = connection
+        self.connection = self.source = connection
         self.caller = caller
         self.tag = tag
         #: The first ref in the request; without one, no arguments need to be looked through.
@@ -110,6 +110,7 @@ class Call(Task):
             raise invalid(f"The request {kind} has {len(params)} parts after its name")
         self.handler = spec.handler
         self.params = params
+        self.urgent = spec.urgent
         if spec.lane:
             self.lane = self._lane()
 
@@ -176,6 +177,7 @@ class Call(Task):
             answer = self._interrupted_answer()
         except BaseException as error:  # noqa: BLE001 (sys.exit() included: it is an answer)
             answer = self.failure(error)
+        self.close_window()
         if self.tag is not None:
             self.reply(answer)
 
@@ -188,6 +190,10 @@ class Call(Task):
         return self.failure(
             CallInterrupted("The call was stopped, because its session ended or it was cancelled.")
         )
+
+    def make_room(self) -> None:
+        """See `Task.make_room`."""
+        self.connection.throttle()
 
     def flush(self) -> None:
         """See `Task.flush`."""

@@ -156,7 +156,10 @@ def _do_open_session(call: Call, session_id: Any, owner: Any, settings: Any) -> 
     call.bridge.reach(_pid(owner))
     session = call.bridge.registry.open_session(name, owner, checked)
     if session.settings.own_thread:
-        call.bridge.node.engine.own_thread(session.lane)
+        engine = call.bridge.node.engine
+        engine.own_thread(session.lane)
+        if session.ended is not None:
+            engine.end_own_thread(session.lane)
     return OK
 
 
@@ -266,6 +269,8 @@ class _Request(NamedTuple):
     params: int
     #: Whether it waits for its turn in a session.
     lane: bool
+    #: Whether it is answered even when no thread is free for calls.
+    urgent: bool = False
 
 
 REQUESTS: dict[str, _Request] = {
@@ -279,10 +284,10 @@ REQUESTS: dict[str, _Request] = {
     "release": _Request(_do_release, 1, lane=True),
     "open_session": _Request(_do_open_session, 3, lane=False),
     "give_session": _Request(_do_give_session, 3, lane=False),
-    "release_session": _Request(_do_release_session, 1, lane=False),
-    "sessions": _Request(_do_sessions, 0, lane=False),
-    "session": _Request(_do_session, 1, lane=False),
-    "refs": _Request(_do_refs, 1, lane=False),
-    "info": _Request(_do_info, 0, lane=False),
-    "cancel": _Request(_do_cancel, 1, lane=False),
+    "release_session": _Request(_do_release_session, 1, lane=False, urgent=True),
+    "sessions": _Request(_do_sessions, 0, lane=False, urgent=True),
+    "session": _Request(_do_session, 1, lane=False, urgent=True),
+    "refs": _Request(_do_refs, 1, lane=False, urgent=True),
+    "info": _Request(_do_info, 0, lane=False, urgent=True),
+    "cancel": _Request(_do_cancel, 1, lane=False, urgent=True),
 }

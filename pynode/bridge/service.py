@@ -245,10 +245,11 @@ class Bridge(Destination):
         with self.node.engine.shield():
             with self._loop_lock:
                 if self._loop is None:
-                    self._loop = asyncio.new_event_loop()
+                    loop = asyncio.new_event_loop()
                     threading.Thread(
-                        target=self._loop.run_forever, name="pynode-asyncio", daemon=True
+                        target=loop.run_forever, name="pynode-asyncio", daemon=True
                     ).start()
+                    self._loop = loop
             future = asyncio.run_coroutine_threadsafe(_outcome(coroutine), self._loop)
             inbox: SimpleQueue[Any] = SimpleQueue()
             future.add_done_callback(inbox.put)

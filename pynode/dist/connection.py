@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 #: Bytes and buffers handed to the kernel in one call: enough for the gain, well below IOV_MAX.
 _JOIN_BYTES = 64 * 1024
 _BUFFERS = 512
+#: Threads that are woken when a slow peer has caught up: all of them at once would only collide.
+_WOKEN = 16
 
 
 class Connection(Source):
@@ -75,7 +77,7 @@ class Connection(Source):
         self._down = down
         self._out: deque[bytes | memoryview] = deque()
         self._out_bytes = 0
-        self._counting = threading.Lock()
+        self._counting = threading.RLock()  # a destructor in between may send as well
         self._writing = threading.Lock()
         self._room = threading.Condition()
         self._waiting = 0
@@ -135,9 +137,10 @@ class Connection(Source):
 
     def post(self, frames: list[bytes]) -> None:
         """Queue frames; they leave with the next `flush`."""
+        size = sum(map(len, frames))
         with self._counting:
             self._out.extend(frames)
-            self._out_bytes += sum(map(len, frames))
+            self._out_bytes += size
         if self._out_bytes > config.SEND_BUFFER:
             # What the peer asks for from here on waits until it has taken what there is.
             self.congested = True
@@ -149,27 +152,20 @@ class Connection(Source):
 
     def throttle(self) -> None:
         """Wait while too much is queued for a slow peer. Never call this while reading."""
-        if self._out_bytes > config.SEND_BUFFER:
-            self._wait_until_queued(config.SEND_BUFFER, None)
+        while self._out_bytes > config.SEND_BUFFER and self.ended is None:
+            self.flush()
+            with self._room:
+                if self._out_bytes > config.SEND_BUFFER and self.ended is None:
+                    self._waiting += 1
+                    # Some are woken when there is room; the others look now and then.
+                    self._room.wait(1.0)
+                    self._waiting -= 1
 
     def drain(self, deadline: float) -> None:
         """Wait until all that is queued is sent, until `deadline` (of `time.monotonic`) at most."""
-        if self._out_bytes:
-            self._wait_until_queued(0, deadline)
-
-    def _wait_until_queued(self, size: int, deadline: float | None) -> None:
-        with self._room:
-            self._waiting += 1
-            try:
-                while self._out_bytes > size and self.ended is None:
-                    # Not only when notified: that is done at SEND_BUFFER, whatever is waited for.
-                    left = 0.05 if deadline is None else min(0.05, deadline - time.monotonic())
-                    if left <= 0:
-                        break
-                    self.flush()
-                    self._room.wait(left)
-            finally:
-                self._waiting -= 1
+        while self._out_bytes and self.ended is None and time.monotonic() < deadline:
+            self.flush()
+            time.sleep(0.005)
 
     def tick(self) -> None:
         """Send a tick, unless something else is on its way."""
@@ -244,14 +240,14 @@ class Connection(Source):
         return True
 
     def _has_room(self) -> None:
-        """Go on with what waited for the peer, if it has caught up."""
-        if self._out_bytes <= config.SEND_BUFFER:
+        """Go on with what waited for the peer, if it has caught up with half of it."""
+        if self._out_bytes <= config.SEND_BUFFER // 2:
             if self.congested:
                 self.congested = False
                 self._engine.resume(self)
             if self._waiting:
                 with self._room:
-                    self._room.notify_all()
+                    self._room.notify(_WOKEN)
 
     # --- the end
 

@@ -176,6 +176,7 @@ class _OwnThread(threading.Thread):
                 self.changed.wait()
                 continue
             self.task = task
+            task.make_room()
             _run(task)
             task.flush()
             self.task = None
@@ -261,11 +262,18 @@ class Engine:
             task = source.next_task()
             if task is None:
                 self._remove(source)
+                source.congested = False
+                self.resume(source)
                 return
-            if task.lane is not None and not self._enter(task):
+            if (
+                (source.congested or self._threads >= self._ceiling or source.aside or self._aside)
+                # Our own work is what others may be waiting for.
+                and source is not self._work
+                and not task.urgent
+                and self._put_aside(source, task)
+            ):
                 continue
-            full = source.congested or self._threads >= self._ceiling
-            if full and self._put_aside(source, task):
+            if task.lane is not None and not self._enter(task):
                 continue
             source.begun += 1
             if self._asleep:
@@ -326,64 +334,98 @@ class Engine:
     # --- tasks that cannot run yet, though nothing in their lane runs
 
     def _put_aside(self, source: Source, task: Task) -> bool:
-        """Keep a task for later; False if it may run now after all."""
-        if source.congested:
-            source.aside.append(task)
-            # It may have been set back by another thread just now.
-            self._resume_unless_congested(source)
-            return True
+        """Keep a task for later; False if it may run, or wait in its lane, now.
+
+        What comes later from the same source is kept as well, so that nothing is overtaken.
+        """
         with self._lock:
-            if self._spares:
+            lane = self._lanes.get(task.lane)
+            if lane is not None and (lane.inbox is not None or lane.own is not None):
+                return False  # a task that waits will run it, or the lane's own thread
+            full = not self._spares and self._threads >= self._ceiling
+            if source.congested or source.aside:
+                source.aside.append(task)
+            elif full or self._aside:
+                self._aside.append(task)
+            else:
                 return False
-            self._aside.append(task)
-        self._report(f"{self._threads} threads run calls, which is max_threads")
+        if full:
+            self._report(f"{self._threads} threads run calls, which is max_threads")
+        self._resume_unless_congested(source)
         return True
 
     def _resume_unless_congested(self, source: Source) -> None:
+        """Look again after putting something aside: another thread may have looked before."""
         if not source.congested:
             self.resume(source)
 
     def resume(self, source: Source) -> None:
         """Run what was put aside while `source` was congested."""
         with self._lock:
-            while source.aside:
-                self._aside.append(source.aside.popleft())
+            self._aside.extend(source.aside)
+            source.aside.clear()
         self._run_aside()
 
     def _run_aside(self) -> None:
-        """Have a thread run what was put aside, if there may be one more."""
-        if self._aside and (self._spares or self._threads < self._ceiling):
+        """Have threads run what was put aside, as many as there may be."""
+        for _ in range(len(self._aside)):
+            if not self._aside or not (self._spares or self._threads < self._ceiling):
+                return
             worker = self._worker()
-            if worker is not None:
-                worker.give(None)
+            if worker is None:
+                return
+            worker.give(None)
 
     def _next_or_park(self, worker: _Worker) -> Task | None:
         """Return a task that was put aside; without one, `worker` is a spare or has ended."""
-        with self._lock:
-            if self._aside:
-                return self._aside.popleft()
-            if self._stopped or len(self._spares) >= _SPARE_THREADS:
-                self._threads -= 1
-                worker.ended = True
-            else:
-                self._spares.append(worker)
-            return None
+        congested: list[Source] = []
+        try:
+            with self._lock:
+                while self._aside:
+                    task = self._aside.popleft()
+                    source = task.source
+                    if source is not None and source.congested:
+                        congested.append(source)
+                        self._postpone(source, task)
+                    elif task.lane is None or task.in_lane or self._enter_lane(task):
+                        return task
+                if self._stopped or len(self._spares) >= _SPARE_THREADS:
+                    self._threads -= 1
+                    worker.ended = True
+                else:
+                    self._spares.append(worker)
+                return None
+        finally:
+            for source in congested:
+                self._resume_unless_congested(source)
+
+    def _postpone(self, source: Source, task: Task) -> None:
+        """Give a source that is congested again all its tasks back, before those it has since."""
+        back = [task]
+        others: list[Task] = []
+        for other in self._aside:
+            (back if other.source is source else others).append(other)
+        self._aside = deque(others)
+        source.aside.extendleft(reversed(back))
 
     # --- lanes
 
     def _enter(self, task: Task) -> bool:
         """Whether `task` may run now; if not, it waits in its lane."""
         with self._lock:
-            lane = self._lanes.get(task.lane)
-            if lane is None:
-                self._lanes[task.lane] = _Lane(task)
-                return True
-            lane.waiting.append(task)
-            if lane.inbox is not None:
-                lane.inbox.put(_LET_IN)
-            if lane.own is not None:
-                lane.own.changed.set()
-            return False
+            return self._enter_lane(task)
+
+    def _enter_lane(self, task: Task) -> bool:
+        lane = self._lanes.get(task.lane)
+        if lane is None:
+            self._lanes[task.lane] = _Lane(task)
+            return True
+        lane.waiting.append(task)
+        if lane.inbox is not None:
+            lane.inbox.put(_LET_IN)
+        if lane.own is not None:
+            lane.own.changed.set()
+        return False
 
     def _leave(self, key: Hashable) -> Task | None:
         """Return the next task of the lane, or close it."""
@@ -391,12 +433,19 @@ class Engine:
             lane = self._lanes[key]
             if lane.own is not None and self._start(lane):
                 lane.running = []  # given to the lane while it was busy
-            elif lane.waiting:
-                task = lane.running[0] = lane.waiting.popleft()
-                return task
-            else:
+                return None
+            if not lane.waiting:
                 del self._lanes[key]
-            return None
+                return None
+            task = lane.running[0] = lane.waiting.popleft()
+            source = task.source
+            if source is None or not source.congested:
+                return task
+            # Its answer would come on top of what the peer does not take. It keeps the lane.
+            task.in_lane = True
+            source.aside.appendleft(task)
+        self._resume_unless_congested(source)
+        return None
 
     def _start(self, lane: _Lane) -> bool:
         """Start the lane's own thread; without one, other threads run its tasks."""

@@ -229,9 +229,17 @@ class ConnectionTable:
                 )
                 sock.close()
                 continue
-            threading.Thread(
-                target=self._answer, args=(sock, address[0]), name="pynode-handshake", daemon=True
-            ).start()
+            try:
+                threading.Thread(
+                    target=self._answer,
+                    args=(sock, address[0]),
+                    name="pynode-handshake",
+                    daemon=True,
+                ).start()
+            except RuntimeError as error:
+                log.error("connection from %s refused: %s", address[0], error)
+                self._half_open.release()
+                sock.close()
 
     def _answer(self, sock: socket.socket, address: str) -> None:
         handshake = Handshake.acceptor(

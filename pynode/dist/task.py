@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
     from queue import SimpleQueue
 
+    from pynode.dist.engine import Source
+
 P = ParamSpec("P")
 T = TypeVar("T")
 #: What `Task.shield` has found: whether there was a shield already, and its inbox.
@@ -43,10 +45,25 @@ class CallInterrupted(BaseException):
 class Task:
     """Something to run. `lane` is what it must not overtake, or None."""
 
-    __slots__ = ("_inbox", "_interrupted", "_shielded", "_thread", "lane")
+    __slots__ = (
+        "_inbox",
+        "_interrupted",
+        "_shielded",
+        "_thread",
+        "in_lane",
+        "lane",
+        "source",
+        "urgent",
+    )
 
     def __init__(self, lane: Hashable | None = None) -> None:
         self.lane = lane
+        #: Where it came from, if that matters: it waits while that is congested.
+        self.source: Source | None = None
+        #: Whether it is done in no time, and not to be put aside.
+        self.urgent = False
+        #: Whether it is in its lane already, though it was put aside.
+        self.in_lane = False
         self._inbox: SimpleQueue[Any] | None = None
         self._interrupted = False
         self._shielded = False
@@ -58,6 +75,9 @@ class Task:
 
     def flush(self) -> None:
         """Send what `run` has left to be sent; not called when the reader will do so anyway."""
+
+    def make_room(self) -> None:
+        """Wait until what it sends will be taken; called by a lane's own thread before `run`."""
 
     @property
     def is_running(self) -> bool:
@@ -114,6 +134,14 @@ class Task:
     @property
     def _may_raise(self) -> bool:
         return self._interrupted and self._thread != 0
+
+    def close_window(self) -> None:
+        """Let no exception come from here on, outside of `interruptible`.
+
+        Should one have come between its last two instructions, the task would still seem to be
+        inside of it.
+        """
+        self._close()
 
     def _close(self) -> None:
         """Let no exception come from here on."""
