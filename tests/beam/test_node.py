@@ -9,6 +9,7 @@ import socket
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 
 from pynode import (
@@ -350,6 +351,33 @@ def test_a_node_registers_again_when_epmd_restarts(
 
         wait_until(registered)
         assert node.creation == creation
+
+
+# --- slow peers
+
+
+def test_a_peer_that_takes_no_answers_costs_others_neither_memory_nor_time(
+    start_beam: Callable[..., BeamNode], start_pynode: Callable[..., PynodeProcess]
+) -> None:
+    slow, other, python = start_beam(), start_beam(), start_pynode()
+    name = Atom(python.name)
+    memory = psutil.Process(python.os_pid).memory_info
+    call = "gen_server:call({snakebridge, N}, R)"
+    plain: Any = (Atom("call"), "math", "sqrt", [16], {})
+    assert slow.eval(call, N=name, R=plain) == (Atom("ok"), 4.0)
+    before = memory().rss
+    slow.start_eval(
+        "[spawn(fun() -> gen_server:call({snakebridge, N}, R, infinity) end)"
+        " || _ <- lists:seq(1, 1000)], erlang:suspend_process(self())",
+        N=name,
+        R=(Atom("call"), "builtins", "bytes", [100_000], {}),
+    )
+    slow.suspend()
+    for _ in range(200):
+        assert other.eval(call, N=name, R=plain) == (Atom("ok"), 4.0)
+    assert memory().rss - before < 60_000_000
+    slow.resume()
+    assert slow.eval(call, N=name, R=plain) == (Atom("ok"), 4.0)
 
 
 # --- ticks

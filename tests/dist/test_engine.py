@@ -10,6 +10,7 @@ import pytest
 
 from pynode.dist.engine import Engine, Source
 from pynode.dist.task import CallInterrupted, Task
+from pynode.testing import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
@@ -479,3 +480,88 @@ def test_tasks_let_in_by_a_lane_with_its_own_thread(engine: Engine, source: Queu
     assert {name for name, _ in got} == {"nested", "answer", "after"}
     assert len({thread for _, thread in got}) == 1
     engine.end_own_thread("lane")
+
+
+@pytest.fixture
+def small() -> Iterator[Engine]:
+    engine = Engine(max_threads=1)
+    engine.start()
+    yield engine
+    engine.stop()
+
+
+def test_at_the_limit_the_nodes_own_work_and_what_is_urgent_go_on(small: Engine) -> None:
+    source = Queue()
+    small.add(source)
+    release, started = threading.Event(), threading.Event()
+    worked, urgent = threading.Event(), threading.Event()
+    put_aside = threading.Event()
+
+    def block() -> None:
+        started.set()
+        release.wait(PATIENCE)
+
+    source.items.put(Do(block))
+    source.items.put(Do(lambda: release.wait(PATIENCE)))
+    assert started.wait(PATIENCE)
+    small.submit(worked.set)
+    assert worked.wait(PATIENCE)
+    source.items.put(Do(put_aside.set))
+    hurry = Do(urgent.set)
+    hurry.urgent = True
+    source.items.put(hurry)
+    assert urgent.wait(PATIENCE)
+    release.set()
+    assert put_aside.wait(PATIENCE)
+    source.items.put(None)
+
+
+def test_a_congested_source_holds_up_nobody_elses_calls_in_a_session(
+    engine: Engine, source: Queue
+) -> None:
+    other = Queue()
+    engine.add(other)
+    ran: SimpleQueue[str] = SimpleQueue()
+    started, release = threading.Event(), threading.Event()
+
+    def of(origin: Queue, task: Do) -> None:
+        task.source = origin
+        origin.items.put(task)
+
+    def first() -> None:
+        started.set()
+        release.wait(PATIENCE)
+        ran.put("first")
+
+    of(source, Do(first, "lane"))
+    assert started.wait(PATIENCE)
+    of(source, Do(lambda: ran.put("waits in the lane"), "lane"))
+    read = threading.Event()
+    of(source, Do(read.set, "another lane"))
+    assert read.wait(PATIENCE)
+    source.congested = True
+    of(source, Do(lambda: ran.put("put aside"), "third lane"))
+    of(other, Do(lambda: ran.put("of the other"), "third lane"))
+    assert ran.get(timeout=PATIENCE) == "of the other"
+    release.set()
+    assert ran.get(timeout=PATIENCE) == "first"
+    idle = threading.Event()
+    of(other, Do(idle.set))
+    assert idle.wait(PATIENCE)
+    assert ran.empty()
+    source.congested = False
+    engine.resume(source)
+    assert {ran.get(timeout=PATIENCE) for _ in range(2)} == {"waits in the lane", "put aside"}
+    wait_until(lambda: not engine._lanes)
+    other.items.put(None)
+
+
+def test_what_a_source_leaves_behind_when_it_ends_still_runs(engine: Engine) -> None:
+    source = Queue()
+    engine.add(source)
+    ran = threading.Event()
+    source.congested = True
+    source.items.put(Do(ran.set, "lane"))
+    source.items.put(None)
+    assert ran.wait(PATIENCE)
+    wait_until(lambda: not engine._lanes)
