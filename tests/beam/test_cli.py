@@ -7,7 +7,8 @@ import secrets
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, Any
 
 import psutil
 import pytest
@@ -16,7 +17,7 @@ from pynode.terms import Atom
 from pynode.testing import BeamError, ChildExitedError, Epmd, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from pynode.testing import BeamNode, PynodeProcess
@@ -33,6 +34,26 @@ def run(*args: str, **env: str) -> tuple[int, str, str]:
         check=False,
     )
     return done.returncode, done.stdout, done.stderr
+
+
+@contextmanager
+def served(
+    name: str, cookie: str, *options: str
+) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
+    """Start a node in a process group of its own; yield it, ready, with its standard input."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "pynode", "serve", "--name", name, *options],
+        env=os.environ | {"PYNODE_COOKIE": cookie},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"ready {name}\n"
+        yield process, process.stdin
 
 
 def test_help_and_version() -> None:
@@ -161,36 +182,15 @@ def test_sigterm_waits_for_a_large_answer_to_be_sent(
 
 def test_it_stops_when_standard_input_is_closed(epmd: Epmd, cookie: str) -> None:
     name = f"py{secrets.token_hex(4)}@127.0.0.1"
-    with subprocess.Popen(
-        [sys.executable, "-m", "pynode", "serve", "--name", name, "--stop-on-eof"],
-        env=os.environ | {"PYNODE_COOKIE": cookie},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdin is not None
-        assert process.stdout.readline() == f"ready {name}\n"
-        process.stdin.close()
+    with served(name, cookie, "--stop-on-eof") as (process, stdin):
+        stdin.close()
         assert process.wait(20) == 0
     assert name.partition("@")[0] not in epmd.names()
 
 
 def test_what_it_has_started_ends_with_it(epmd: Epmd, cookie: str, any_beam: BeamNode) -> None:
     name = f"py{secrets.token_hex(4)}@127.0.0.1"
-    with subprocess.Popen(
-        [sys.executable, "-m", "pynode", "serve", "--name", name, "--stop-on-eof"],
-        env=os.environ | {"PYNODE_COOKIE": cookie},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdin is not None
-        assert process.stdout.readline() == f"ready {name}\n"
+    with served(name, cookie, "--stop-on-eof") as (process, stdin):
         any_beam.eval(
             "{ok, _} = gen_server:call({snakebridge, N}, R)",
             N=Atom(name),
@@ -198,7 +198,7 @@ def test_what_it_has_started_ends_with_it(epmd: Epmd, cookie: str, any_beam: Bea
         )
         children = psutil.Process(process.pid).children()
         assert {child.name() for child in children} >= {"sleep"}
-        process.stdin.close()
+        stdin.close()
         assert process.wait(20) == 0
         assert psutil.wait_procs(children, 10)[1] == []
     assert name.partition("@")[0] not in epmd.names()
@@ -209,18 +209,7 @@ def test_it_is_killed_when_c_code_keeps_it_from_stopping(
 ) -> None:
     name = f"py{secrets.token_hex(4)}@127.0.0.1"
     options = ["--stop-on-eof", "--shutdown-seconds", "0.1"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "pynode", "serve", "--name", name, *options],
-        env=os.environ | {"PYNODE_COOKIE": cookie},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdin is not None
-        assert process.stdout.readline() == f"ready {name}\n"
+    with served(name, cookie, *options) as (process, stdin):
         # Holds the global lock until the end of the world.
         busy: Any = (Atom("call"), "builtins", "eval", ["sum(range(10**14))"], {})
         started: Any = (Atom("call"), "threading", "active_count", [], {})
@@ -228,7 +217,7 @@ def test_it_is_killed_when_c_code_keeps_it_from_stopping(
         assert any_beam.eval(call, N=Atom(name), R=started)[0] == "ok"
         running = any_beam.start_eval(call, N=Atom(name), R=busy)
         wait_until(lambda: psutil.Process(process.pid).cpu_times().user > 0.5)
-        process.stdin.close()
+        stdin.close()
         assert process.wait(20) == -signal.SIGKILL
         with pytest.raises(BeamError, match=r"noconnection|nodedown"):
             running.result(20)
