@@ -149,7 +149,7 @@ class Node:
         self.name = Atom(name)
         self.creation = 0
         self.engine = Engine(max_threads=max_threads)
-        self._alive, _, self._host = name.partition("@")
+        self._alive = name.partition("@")[0]
         self._address, self._port = listen, port
         self._published = published
         self._table = ConnectionTable(

@@ -208,7 +208,7 @@ class Call(Task):
         # Where its session is gone, the text of the error is what remains.
         if not issubclass(kind, CallInterrupted):
             with suppress(BridgeError):
-                term[Atom("ref")] = self._new_ref(without_frames(error), "exception")
+                term[Atom("ref")] = self.new_ref(without_frames(error), "exception")
         return (ERROR, term)
 
     # --- the answer
@@ -242,9 +242,13 @@ class Call(Task):
         term = to_term(value)
         if term is not UNREPRESENTABLE:
             return term
-        return self._new_ref(value, "stream" if isinstance(value, Iterator) else "ref")
+        return self.new_ref(value, "stream" if isinstance(value, Iterator) else "ref")
 
-    def _new_ref(self, value: Any, kind: Any) -> Any:
+    def new_ref(self, value: Any, kind: Any) -> Any:
+        """Keep `value` in this call's session; return the struct that stands for it.
+
+        Raises SessionNotFoundError, SessionFullError, NotAllowedError and NodeUnavailableError.
+        """
         if self.bridge.guarded and isinstance(value, ModuleType):
             self.bridge.modules.check(value.__name__)
         entry = self.bridge.registry.add(self.session(), value, kind)

@@ -101,7 +101,7 @@ def _do_setattr(call: Call, ref: Any, name: Any, value: Any) -> Any:
 
 
 def _do_put(call: Call, value: Any) -> Any:
-    return (OK, call._new_ref(call.objects(value), "ref"))
+    return (OK, call.new_ref(call.objects(value), "ref"))
 
 
 def _do_next(call: Call, ref: Any, count: Any) -> Any:
@@ -189,18 +189,7 @@ def _do_session(call: Call, session_id: Any) -> Any:
 
 def _do_refs(call: Call, session_id: Any) -> Any:
     session = _session(call, session_id)
-    return (
-        OK,
-        [
-            {
-                Atom("ref"): ref_to(entry).to_term(),
-                Atom("type_name"): type(entry.obj).__name__,
-                Atom("created_at"): entry.created_at,
-                Atom("last_used"): entry.last_used,
-            }
-            for entry in call.bridge.registry.refs(session.id)
-        ],
-    )
+    return (OK, [_describe_ref(entry) for entry in call.bridge.registry.refs(session.id)])
 
 
 def _do_info(call: Call) -> Any:
@@ -250,6 +239,16 @@ def _describe(session: Session) -> dict[Atom, Any]:
         on_full=Atom(session.on_full),
         tags=session.tags,
         running=session.running,
+    )
+
+
+def _describe_ref(entry: Entry) -> dict[Atom, Any]:
+    ref = ref_to(entry)
+    return _atoms(
+        ref=ref.to_term(),
+        type_name=ref.type_name,
+        created_at=entry.created_at,
+        last_used=entry.last_used,
     )
 
 

@@ -96,7 +96,7 @@ class Task:
         try:
             return function(*args, **kwargs)
         finally:
-            self._close()
+            self.close_window()
 
     def interrupt(self) -> None:
         """Stop it, or keep it from starting. Nothing happens if it is over already."""
@@ -136,15 +136,11 @@ class Task:
         return self._interrupted and self._thread != 0
 
     def close_window(self) -> None:
-        """Let no exception come from here on, outside of `interruptible`.
+        """Let no exception come from here on.
 
-        Should one have come between its last two instructions, the task would still seem to be
-        inside of it.
+        `interruptible` does it at its end. Who goes on after that does it once more: an exception
+        that came between its last two instructions would have skipped it.
         """
-        self._close()
-
-    def _close(self) -> None:
-        """Let no exception come from here on."""
         while True:
             try:
                 with _lock:
