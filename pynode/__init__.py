@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from pynode._version import __version__
 from pynode.bridge import Bridge
+from pynode.calls import Request
 from pynode.dist.task import CallInterrupted
+from pynode.dist.tls import Tls
 from pynode.errors import (
     CallTimeoutError,
     DecodeError,
@@ -22,16 +24,22 @@ from pynode.errors import (
     NodeUnavailableError,
     NotAllowedError,
     PynodeError,
+    ReceiveTimeoutError,
     RefNotFoundError,
+    RemoteError,
     SessionFullError,
     SessionMismatchError,
     SessionNotFoundError,
+    TlsError,
 )
-from pynode.node import Node
+from pynode.gen_server import From, GenServer, NoReply, Reply, Stop
+from pynode.node import Address, Node
+from pynode.process import Process, current_process
 from pynode.terms import Atom, BitString, ExternalFun, Fun, ImproperList, Map, Pid, Port, Reference
 from pynode.values import Ref, to_term
 
 __all__ = [
+    "Address",
     "Atom",
     "BitString",
     "Bridge",
@@ -43,24 +51,36 @@ __all__ = [
     "EpmdUnavailableError",
     "ExitError",
     "ExternalFun",
+    "From",
     "Fun",
+    "GenServer",
     "HandshakeError",
     "ImproperList",
     "InvalidRefError",
     "Map",
     "NameTakenError",
+    "NoReply",
     "Node",
     "NodeUnavailableError",
     "NotAllowedError",
     "Pid",
     "Port",
+    "Process",
     "PynodeError",
+    "ReceiveTimeoutError",
     "Ref",
     "RefNotFoundError",
     "Reference",
+    "RemoteError",
+    "Reply",
+    "Request",
     "SessionFullError",
     "SessionMismatchError",
     "SessionNotFoundError",
+    "Stop",
+    "Tls",
+    "TlsError",
     "__version__",
+    "current_process",
     "to_term",
 ]

@@ -55,10 +55,18 @@ class Limits:
     handshake_packet: int = 4_096
     #: Handshakes under way that others have begun.
     handshakes: int = 128
+    #: Elements of all lists, tuples, maps (two for each pair) and funs of one message.
+    terms: int = 16 * 1024 * 1024
     #: Levels of lists, tuples and maps inside each other.
     depth: int = 10_000
+    #: Keys of one map that may have the same hash value.
+    collisions: int = 64
+    #: Decimal digits of a number that becomes a Decimal.
+    decimal_digits: int = 4_300
     #: A compressed term, decompressed.
     decompressed: int = 256 * 1024 * 1024
+    #: What an EPMD answers.
+    epmd_answer: int = 4 * 1024 * 1024
     #: Nodes that the built-in EPMD keeps.
     epmd_names: int = 1_024
 

@@ -9,12 +9,16 @@
      │    ├── LocalProtocolError         we broke the distribution protocol (a bug, or wrong use)
      │    └── RemoteProtocolError        the peer broke it; the connection is closed
      ├── ListenError                     an address or port that cannot be listened on
+     ├── TlsError                        files for TLS that are of no use
      ├── HandshakeError                  a connection that was refused, and by whom and why
      ├── EpmdError
      │    ├── EpmdUnavailableError       nothing answers at the EPMD port
      │    └── NameTakenError             another living node has this name
      ├── CallTimeoutError (TimeoutError) no answer in time
+     ├── ReceiveTimeoutError (TimeoutError)  no message in time
      ├── ExitError                       the process that was called has exited, with its reason
+     │    └── RemoteError                a function that was called there has raised or thrown
+     ├── ErlangError                     to Erlang, what erlang:error/1 raises there
      └── BridgeError                     these travel to Elixir, as SnakeBridge.<name>
           ├── NodeUnavailableError       no connection to that node, and none to be had
           ├── RefNotFoundError
@@ -61,6 +65,10 @@ class ListenError(PynodeError):
     """The node cannot listen for its peers."""
 
 
+class TlsError(PynodeError):
+    """The certificate, the key or the authorities for TLS cannot be used."""
+
+
 class HandshakeError(PynodeError):
     """The handshake ended without a connection."""
 
@@ -81,8 +89,41 @@ class CallTimeoutError(PynodeError, TimeoutError):
     """No answer arrived in time."""
 
 
+class ReceiveTimeoutError(PynodeError, TimeoutError):
+    """No message arrived in time."""
+
+
 class ExitError(PynodeError):
     """The other process exited; `reason` is its exit reason, an Erlang term."""
+
+    def __init__(self, message: str, *, reason: object) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class RemoteError(ExitError):
+    """A function that was called on a BEAM node raised, exited or threw (`erpc:call/5`).
+
+    `error_class` is ``error``, ``exit`` or ``throw``; `reason` is the term, and `stacktrace` the
+    node's own list of where it happened, which is empty if it did not say.
+    """
+
+    def __init__(
+        self, message: str, *, error_class: str, reason: object, stacktrace: object = ()
+    ) -> None:
+        super().__init__(message, reason=reason)
+        self.error_class = error_class
+        self.stacktrace: list[object] = []
+        if isinstance(stacktrace, list | tuple):
+            self.stacktrace += stacktrace
+
+
+class ErlangError(PynodeError):
+    """An error with an Erlang term as its `reason`, as `erlang:error/1` raises.
+
+    Whoever raises it in a function that was called from Erlang has it raise ``error`` there, with
+    this reason. Elixir's ``ErlangError`` is the same.
+    """
 
     def __init__(self, message: str, *, reason: object) -> None:
         super().__init__(message)

@@ -1,114 +1,59 @@
 """A node of a BEAM cluster: a name, a creation, connections, and what can be reached by them.
 
-`Node` is what a Python developer starts. It ties the connection table to the local
-*destinations* (what has a pid and takes messages), and keeps the monitors of both directions:
-those that peers have on our destinations live with their connection, those that we have on
-their processes are in `Node._monitors`, and a lost connection fires the latter with
-``noconnection``.
+`Node` is what a Python developer starts, and the face of what is behind it: the connection table
+(`pynode.dist.table`), the signals between processes (`pynode.signals`), requests and their answers
+(`pynode.calls`), the threads (`pynode.dist.engine`).
 """
 
 from __future__ import annotations
 
 import functools
-import ipaddress
 import itertools
 import logging
 import threading
-from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Self, TypeVar
+import time
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeAlias, TypeVar
 
-from pynode import config, gen
+from pynode import calls, config, gen, posix
+from pynode.calls import Callers, RemoteFun, Request
 from pynode.cookie import find_cookie
-from pynode.destination import Destination
+from pynode.coroutines import EventLoop
 from pynode.dist.engine import Engine
-from pynode.dist.epmd import ALL_INTERFACES, LOOPBACK, EpmdClient, EpmdServer, Registration
+from pynode.dist.loopback import Loopback
+from pynode.dist.naming import EpmdNaming, Naming, StaticNaming
 from pynode.dist.table import ConnectionTable
-from pynode.errors import (
-    CallTimeoutError,
-    EpmdError,
-    EpmdUnavailableError,
-    ExitError,
-    NodeUnavailableError,
-)
+from pynode.errors import NodeUnavailableError
+from pynode.gen_server import GenServer, process_of
+from pynode.modules import Modules
+from pynode.otp import global_names
+from pynode.otp.global_names import GlobalNameServer
 from pynode.otp.net_kernel import NetKernel
-from pynode.protocol import control as cm
+from pynode.otp.rex import Rex
+from pynode.otp.spawn import spawn_for
+from pynode.process import Process, Spawned, current_process
 from pynode.protocol.flags import DEFAULT, DFlag
 from pynode.protocol.names import is_node_name
 from pynode.show import short
+from pynode.signals import Signals, post_exit
 from pynode.terms import Atom, Fun, Pid, Reference
-from pynode.values import decode, encode, no_objects
+from pynode.values import decode, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+    from types import CoroutineType
 
+    from pynode.destination import Destination
     from pynode.dist.connection import Connection
     from pynode.dist.task import Task
-    from pynode.protocol.channel import Message
+    from pynode.dist.tls import Tls
 
 log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_MONITOR = Atom("monitor")
-_NOPROC = Atom("noproc")
-_NOCONNECTION = Atom("noconnection")
-_NOTSUP = Atom("notsup")
-_ERPC = (Atom("erpc"), Atom("execute_call"), 4)
-
-#: Seconds between attempts to register again with an EPMD that has gone.
-_EPMD_RETRY = 1.0
-
-#: A process to send to: its pid, or its registered name and its node's name.
-Address = Pid | tuple[str, str]
-
-
-class _Monitor(NamedTuple):
-    connection: Connection
-    reference: Reference
-    #: None for a process that is being spawned.
-    target: Pid | Atom | None
-    callback: Callable[[Any], None]
-
-
-class _Callers(Destination):
-    """Whoever calls from this node: answers that were sent to the pid instead of the alias.
-
-    Some of OTP's own servers do that (`net_kernel` for ``is_auth``, up to OTP 25 at least).
-    """
-
-    def deliver(self, _connection: Connection, payload: bytes) -> None:
-        """See `Destination.deliver`."""
-        match self.node.decode(payload):
-            case (tag, reply) if (alias := gen.alias_of(tag)) is not None:
-                self.node.answered(alias, (tag, reply))
-
-
-class RemoteFun(Fun):
-    """A function of another node: called like any other, it runs there and its value comes back.
-
-    Waits as long as it takes. Raises NodeUnavailableError and ExitError as `Node.erpc` does.
-    """
-
-    _here: Node
-
-    @classmethod
-    def bind(cls, fun: Fun, node: Node) -> Self:
-        """Return `fun` as something that can be called from `node`."""
-        bound = cls(**vars(fun))
-        object.__setattr__(bound, "_here", node)
-        return bound
-
-    def __call__(self, *args: Any) -> Any:
-        """Call the function with `args`."""
-        return self.apply(args, no_objects)
-
-    def apply(self, args: tuple[Any, ...], default: Callable[[Any], Any]) -> Any:
-        """Call the function; `default` is the codec's, for what has no Erlang form."""
-        apply = [self, list(args)]
-        return self._here.erpc(
-            self.pid.node, "erlang", "apply", apply, timeout=None, default=default
-        )
+#: A process: its pid, its registered name if it is of this node, or that and its node's name.
+Address: TypeAlias = Pid | str | tuple[str, str]
 
 
 def _shielded(method: Callable[P, T]) -> Callable[P, T]:
@@ -128,9 +73,16 @@ class Node:
 
     `name` is ``name@host``. `cookie` is found by `find_cookie` unless it is given. The node
     listens on `listen` at `port` (0: any free one). It is hidden, as C-nodes are, unless it is
-    `published`. With `epmd` off, it neither registers with EPMD nor asks it for others.
+    `published`. `allow` limits what peers may call to these modules and those inside them.
 
-    Raises ValueError for a name that is none, and CookieError.
+    Without `epmd`, neither is EPMD told of the node nor asked for others: then `peers` has their
+    ports, by their names, or the one port at which each of them listens on its host.
+
+    A peer from which nothing has come for `net_ticktime` seconds is taken for lost.
+
+    With `tls`, all connections use it, and both sides check each other's certificates.
+
+    Raises ValueError for a name, port or time that is none, CookieError, and TlsError.
     """
 
     def __init__(
@@ -140,76 +92,123 @@ class Node:
         cookie: str | None = None,
         listen: str = "127.0.0.1",
         port: int = 0,
+        epmd: bool = True,
+        peers: Mapping[str, int] | int | None = None,
         published: bool = False,
+        allow: Iterable[str] | None = None,
         net_ticktime: float = config.NET_TICKTIME,
+        tls: Tls | None = None,
         max_threads: int = config.MAX_THREADS,
     ) -> None:
         if not is_node_name(name):
             raise ValueError(f"{name!r} is no node name: use the form name@host.")
+        if epmd and peers is not None:
+            raise ValueError("peers are for a node that asks no EPMD: pass epmd=False, too.")
         self.name = Atom(name)
         self.creation = 0
         self.engine = Engine(max_threads=max_threads)
-        self._alive = name.partition("@")[0]
+        self.modules = Modules(allow)
+        self.signals = Signals(self)
+        self._loop = EventLoop(self.engine)
         self._address, self._port = listen, port
-        self._published = published
+        self._naming: Naming
+        if epmd:
+            self._naming = EpmdNaming(
+                name,
+                listen=listen,
+                hidden=not published,
+                submit=self.engine.submit,
+                after=self.engine.after,
+            )
+        else:
+            self._naming = StaticNaming(name, peers)
         self._table = ConnectionTable(
             name=self.name,
             cookie=find_cookie(value=cookie),
             flags=DEFAULT | DFlag.PUBLISHED if published else DEFAULT,
             engine=self.engine,
-            resolve=self._resolve,
+            resolve=self._naming.resolve,
             up=self._up,
             down=self._down,
-            deliver=self._deliver,
+            deliver=self.signals.deliver,
             net_ticktime=net_ticktime,
+            tls=tls,
         )
         self._numbers = itertools.count(1)
         self._ids = itertools.count(1)
-        self._epmd_server: EpmdServer | None = None
-        self._registration: Registration | None = None
-        self._destinations: dict[Pid, Destination] = {}
-        self._names: dict[str, Destination] = {}
         #: What was added before the start: only then are there pids, which need the creation.
         self._waiting: list[Destination] = []
-        self._callers = _Callers()
+        self._subscribers: dict[object, Callable[[bool, Atom], Task | None]] = {}
+        self._loopback = Loopback(self.name, self.signals.deliver)
+        self._callers = Callers()
         self.add(self._callers)
         self.add(NetKernel(), name=NetKernel.NAME)
-        self._monitors: dict[Reference, _Monitor] = {}
-        #: Requests to spawn that nobody waits for any more, and that were not answered yet.
-        self._abandoned: dict[Reference, Connection] = {}
-        self._spawns = threading.RLock()
-        #: Who waits for an answer to the request that this reference stands for.
-        self._inboxes: dict[Reference, SimpleQueue[Any]] = {}
+        self.add(Rex(), name=Rex.NAME)
+        #: What makes this node a part of ``global``, if it is published.
+        self.global_names = GlobalNameServer() if published else None
+        if self.global_names is not None:
+            self.add(self.global_names, name=GlobalNameServer.NAME)
         self._stopping = False
+        self._ended = threading.Event()
 
     # --- life
 
     def start(self) -> None:
         """Listen, register with EPMD (or be one, where there is none), and accept peers.
 
-        Raises NameTakenError, other EpmdErrors, and ListenError when the port is not free.
+        Raises NameTakenError, other EpmdErrors, and ListenError when the port is not free;
+        RuntimeError for a node that was started before.
         """
+        if self.creation or self._stopping:
+            raise RuntimeError(f"{self.name} was started before: make a new Node for it.")
         self._port = self._table.listen(self._address, self._port)
         self.engine.start()
         try:
-            self.creation = self._register()
+            self.creation = self._naming.register(self._port)
             for destination in self._waiting:
-                self._attach(destination)
+                self._give_pid(destination)
+            # Only now: what is started may send to all the others.
+            self._loopback.open()
+            self.engine.add(self._loopback)
+            for destination in self._waiting:
+                self.engine.run(destination.attached())
+            for destination in self._waiting:
+                destination.ready()
         except BaseException:
             self.stop()
             raise
-        self._self = self._callers.pid
         self._table.start(self.creation)
 
+    @_shielded
     def stop(self) -> None:
-        """Close all connections and free the name. Peers see ``nodedown``."""
+        """End all processes, close all connections and free the name. Peers see ``nodedown``.
+
+        The processes exit with ``shutdown``, of which links and monitors elsewhere are still told.
+        """
+        if self._stopping:
+            return
         self._stopping = True
-        if self._registration is not None:
-            self._registration.close()
+        self._ended.set()
+        deadline = time.monotonic() + config.SHUTDOWN_SECONDS
+        # Those that came later may need the others for their end.
+        for destination in reversed(list(self.signals.destinations.values())):
+            destination.stopped()
+            destination.join(deadline)
+        self._naming.close()
         self._table.stop()
-        if self._epmd_server is not None:
-            self._epmd_server.close()
+        self._loopback.close("node_stopped")
         self.engine.stop()
+
+    def run_forever(self) -> None:
+        """Wait until SIGTERM or SIGINT comes, or the node is stopped. For the main thread alone.
+
+        What follows decides how the program ends: leave the ``with``, or `stop` the node.
+        """
+        restore = posix.end_on_signals(self._ended)
+        try:
+            self._ended.wait()
+        finally:
+            restore()
 
     def __enter__(self) -> Self:
         self.start()
@@ -220,56 +219,6 @@ class Node:
 
     def __repr__(self) -> str:
         return f"<Node {self.name}>"
-
-    def _register(self) -> int:
-        client = EpmdClient()
-        try:
-            registration = self._register_with(client)
-        except EpmdUnavailableError:
-            # No Erlang on this machine, or none that runs: be the port mapper ourselves.
-            # Peers elsewhere must reach it if they are to reach this node. It lets nodes of this
-            # machine alone register.
-            far = not ipaddress.ip_address(self._address).is_loopback
-            self._epmd_server = EpmdServer.start_or_none(ALL_INTERFACES if far else LOOPBACK)
-            registration = self._register_with(client)
-        self._registration = registration
-        return registration.creation
-
-    def _register_with(self, client: EpmdClient) -> Registration:
-        return client.register(
-            self._alive, self._port, hidden=not self._published, on_lost=self._epmd_gone
-        )
-
-    def _epmd_gone(self) -> None:
-        if not self._stopping:
-            self.engine.submit(self._register_again)
-
-    def _register_again(self) -> None:
-        if self._stopping:
-            return
-        try:
-            self._register()
-            log.info("%s is registered with EPMD again", self.name)
-        except EpmdError as error:
-            log.debug("%s", error)
-            self.engine.after(_EPMD_RETRY, lambda: self.engine.submit(self._register_again))
-
-    def _resolve(self, peer: str) -> tuple[str, int]:
-        alive, _, host = peer.partition("@")
-        if not is_node_name(peer):
-            raise NodeUnavailableError(
-                f"{peer!r} is no node name: use the form name@host.", node=peer
-            )
-        try:
-            port = EpmdClient(host).lookup(alive)
-        except EpmdError as error:
-            raise NodeUnavailableError(str(error), node=peer) from error
-        if port is None:
-            raise NodeUnavailableError(
-                f"No node {alive} is registered at {host}: start it, or check the spelling.",
-                node=peer,
-            )
-        return host, port
 
     # --- what others can reach
 
@@ -285,26 +234,150 @@ class Node:
         words = (number & 0x3FFFF, number >> 18 & 0xFFFFFFFF, number >> 50 & 0xFFFFFFFF)
         return Reference(self.name, self.creation, words)
 
-    def add(self, destination: Destination, *, name: str | None = None) -> None:
+    def add(self, destination: Destination | GenServer, *, name: str | None = None) -> None:
         """Let `destination` be reached by its pid, and by `name` if there is one.
 
-        It may be added before the start, and then no peer comes too early for it.
-        Raises ValueError for a name that is registered already.
+        It may be added before the start, and then no peer comes too early for it. Raises
+        ValueError for a name that is registered already, and what the start of a GenServer raises.
         """
-        if name is not None and name in self._names:
-            raise ValueError(f"{name!r} is registered already: choose another name.")
+        if isinstance(destination, GenServer):
+            destination = process_of(destination)
+            destination.check_new()
         if self.creation:
-            self._attach(destination)
+            self.check_running()
+            self.engine.run(self.attach(destination, name))
+            destination.ready()
         else:
+            if name is not None:
+                self.register(name, destination)
             self._waiting.append(destination)
-        if name is not None:
-            self._names[name] = destination
 
-    def _attach(self, destination: Destination) -> None:
+    def attach(self, destination: Destination, name: str | None = None) -> Task | None:
+        """Give `destination` its pid; return the task that it is to be started with, if any."""
+        self._give_pid(destination)
+        if name is not None:
+            # Not before it has a pid: messages to the name may come at once.
+            try:
+                self.register(name, destination)
+            except ValueError:
+                self.signals.destinations.pop(destination.pid)
+                raise
+        return destination.attached()
+
+    def _give_pid(self, destination: Destination) -> None:
         destination.node = self
         destination.pid = self.new_pid()
-        destination.attached()
-        self._destinations[destination.pid] = destination
+        self.signals.destinations[destination.pid] = destination
+
+    def remove(self, destination: Destination) -> None:
+        """Let `destination` be reached no more."""
+        self.signals.destinations.pop(destination.pid, None)
+        self._subscribers.pop(destination, None)
+        name = destination.name
+        if name is not None and self.signals.names.get(name) is destination:
+            del self.signals.names[name]
+
+    def register(self, name: str, process: Destination | GenServer | Pid) -> None:
+        """Let a process of this node be reached by `name` (`erlang:register/2`).
+
+        Raises ValueError for a name that is registered already, for a second name, and for a
+        process that has exited.
+        """
+        if isinstance(process, GenServer):
+            process = process_of(process)
+        destination = self.signals.find(process) if isinstance(process, Pid) else process
+        if destination is None or (self.creation and self.signals.find(destination.pid) is None):
+            raise ValueError(f"{process} is no living process of this node: give one that is.")
+        if destination.name is not None:
+            raise ValueError(
+                f"{destination!r} is registered as {destination.name!r}: unregister that first."
+            )
+        if self.signals.names.setdefault(name, destination) is not destination:
+            raise ValueError(f"{name!r} is registered already: choose another name.")
+        destination.name = name
+        if self.creation and self.signals.find(destination.pid) is None:
+            self.remove(destination)  # it has exited meanwhile
+
+    def unregister(self, name: str) -> None:
+        """Free a name (`erlang:unregister/1`). Raises ValueError if nothing has it."""
+        destination = self.signals.names.pop(name, None)
+        if destination is None:
+            raise ValueError(f"Nothing is registered as {name!r}: check the spelling.")
+        destination.name = None
+
+    def whereis(self, name: str) -> Pid | None:
+        """Return the pid that is registered as `name` on this node (`erlang:whereis/1`)."""
+        destination = self.signals.names.get(name)
+        return None if destination is None else destination.pid
+
+    def register_global(self, name: Any, pid: Pid) -> bool:
+        """Register a process on all published nodes (`global:register_name/2`).
+
+        False if the name is taken. Waits until the nodes agree; if two processes got the name on
+        nodes that did not know each other yet, one of the two is killed when they meet. Raises
+        ValueError unless this node is published, and EncodeError.
+        """
+        return global_names.register(self._global_server(), name, pid)
+
+    def unregister_global(self, name: Any) -> None:
+        """Free a name on all published nodes (`global:unregister_name/1`)."""
+        global_names.unregister(self._global_server(), name)
+
+    def whereis_global(self, name: Any) -> Pid | None:
+        """Return the pid that is registered on all published nodes (`global:whereis_name/1`).
+
+        Raises ValueError unless this node is published.
+        """
+        found = self._global_server().tables.find(name)
+        return None if found is None else found.pid
+
+    def _global_server(self) -> GlobalNameServer:
+        if self.global_names is None:
+            raise ValueError(
+                "Global names are agreed upon by published nodes, and this one is hidden: start it "
+                "with published=True, or ask one by erpc(peer, 'global', 'whereis_name', [name])."
+            )
+        return self.global_names
+
+    # --- processes of this node
+
+    def process(self, *, name: str | None = None) -> Process:
+        """Start a process whose code is that of the caller: it can receive, link and monitor.
+
+        Use it in a ``with``, or end it with `Process.exit`.
+        """
+        self.check_running()
+        process = Process()
+        self.add(process, name=name)
+        return process
+
+    def spawn(self, function: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> Pid:
+        """Start a process that runs ``function(*args, **kwargs)``, and exits when that returns.
+
+        Inside, `current_process` is the process. An exception is its exit reason.
+        """
+        self.check_running()
+        process = Spawned(function, args, kwargs)
+        self.add(process)
+        return process.pid
+
+    def spawn_for(self, connection: Connection, request: Any, payload: bytes) -> Task | None:
+        """Spawn a process that another node asks for."""
+        return spawn_for(self, connection, request, payload)
+
+    def self(self) -> Pid:
+        """Return the pid that what is sent from here comes from (`erlang:self/0`).
+
+        It is that of `current_process`; where there is none, one for all such code.
+        """
+        process = current_process()
+        if process is not None and process.alive and process.node is self:
+            return process.pid
+        return self._callers.pid
+
+    def run_async(self, coroutine: CoroutineType[Any, Any, Any]) -> Any:
+        """Await `coroutine` on the node's event loop and return its result."""
+        return self._loop.run(coroutine)
 
     # --- connections
 
@@ -314,92 +387,171 @@ class Node:
 
         Raises NodeUnavailableError.
         """
+        # What exits because the node stops may still use the connections that there are.
+        connection = self.connection(peer)
+        if connection is None or connection.ended is not None:
+            self.check_running()
+            connection = self._table.connect(peer)
+        return connection
+
+    def check_running(self) -> None:
+        """Raise NodeUnavailableError unless the node runs."""
+        if not self.creation:
+            raise NodeUnavailableError(
+                f"{self.name} was not started: use it in a with statement, or call start().",
+                node=self.name,
+            )
         if self._stopping:
-            raise NodeUnavailableError(f"{self.name} is stopping; start it again.", node=peer)
-        return self._table.connect(peer)
+            raise NodeUnavailableError(
+                f"{self.name} was stopped: start a new Node.", node=self.name
+            )
 
     def connection(self, peer: str) -> Connection | None:
         """Return the connection with node `peer`, None if there is none."""
-        return self._table.get(peer)
+        return self._loopback if peer == self.name else self._table.get(peer)
+
+    def ready(self, peer: str, sender: Hashable = None) -> Connection:
+        """Return the connection with node `peer`, made now if need be, once it takes more.
+
+        `sender` is that of `Connection.throttle`. Raises NodeUnavailableError.
+        """
+        connection = self.connect(peer)
+        connection.throttle(sender)
+        return connection
+
+    def disconnect(self, peer: str) -> bool:
+        """Close the connection with node `peer`; False if there was none."""
+        connection = self._table.get(peer)
+        if connection is not None:
+            connection.close("disconnect")
+        return connection is not None
 
     def nodes(self) -> list[Atom]:
         """Return the names of the nodes that this one is connected with."""
         return [connection.peer for connection in self._table.connections()]
 
+    def monitor_nodes(self, callback: Callable[[str, str], object]) -> Callable[[], None]:
+        """Have ``callback("nodeup" | "nodedown", name)`` called as nodes come and go.
+
+        It comes on a thread of the node's, one call at a time, in order; it may block. Returns a
+        function that ends the subscription. See `net_kernel:monitor_nodes/1`, which tells of
+        visible nodes alone, this of hidden ones as well.
+        """
+        key = object()
+
+        def event(up: bool, peer: Atom) -> None:  # noqa: FBT001
+            self.engine.submit(
+                functools.partial(callback, "nodeup" if up else "nodedown", peer), lane=key
+            )
+
+        self.subscribe(key, event)
+        return functools.partial(self.subscribe, key, None)
+
+    def subscribe(
+        self, key: object, subscriber: Callable[[bool, Atom], Task | None] | None
+    ) -> None:
+        """Tell `subscriber` whether which node is up; it must not block. None ends that."""
+        if subscriber is None:
+            self._subscribers.pop(key, None)
+        else:
+            self._subscribers[key] = subscriber
+
     def _up(self, connection: Connection) -> None:
         log.info("%s is connected", connection.peer)
+        self._tell(connection.peer, up=True)
 
     def _down(self, connection: Connection, reason: str) -> None:
         log.info("%s is no longer connected: %s", connection.peer, reason)
-        for reference, monitor in list(self._monitors.items()):
-            if monitor.connection is connection and self._forget(reference):
-                _fire(monitor, _NOCONNECTION)
-        for reference, peer in list(self._abandoned.items()):
-            if peer is connection:
-                self._abandoned.pop(reference, None)
+        self.signals.lost(connection)
+        self._tell(connection.peer, up=False)
+
+    def _tell(self, peer: Atom, *, up: bool) -> None:
+        for subscriber in list(self._subscribers.values()):
+            self.engine.run(subscriber(up, peer))
 
     # --- signals from here to there
 
+    def reach(self, to: Address) -> tuple[Connection, Pid | Atom]:
+        """Return the connection that leads to a process, and what it is called there.
+
+        Raises NodeUnavailableError.
+        """
+        peer, target = self.locate(to)
+        return self.ready(peer), target
+
+    def locate(self, to: Address | Reference) -> tuple[str, Any]:
+        """Return the node of a process or an alias, and what it is called there."""
+        match to:
+            case Pid() | Reference():
+                return to.node, to
+            case str(name):
+                return self.name, Atom(name)
+            case (str(name), str(peer)):
+                return peer, Atom(name)
+        raise TypeError(f"{short(to)} is no process: give a pid, a name, or a name and a node.")
+
     @_shielded
-    def send(self, to: Address, term: Any) -> None:
-        """Send a message, as `erlang:send/2` does; connects if need be.
+    def send(self, to: Address | Reference, term: Any) -> None:
+        """Send a message, as `erlang:send/2` does, also to an alias; connects if need be.
 
         Raises EncodeError, and NodeUnavailableError where Erlang would be silent.
         """
         payload = encode(term)
-        control: cm.ControlMessage
-        if isinstance(to, Pid):
-            peer, control = str(to.node), cm.SendSender(self._self, to)
-        else:
-            peer, control = to[1], cm.RegSend(self._self, Atom(to[0]))
-        connection = self.connect(peer)
-        connection.throttle()
-        connection.send(control, payload)
+        peer, target = self.locate(to)
+        self.send_over(self.ready(peer), target, payload)
+
+    def send_over(
+        self, connection: Connection, target: Pid | Atom | Reference, payload: bytes
+    ) -> None:
+        """Send an encoded message to a process that `connection` leads to. Never blocks."""
+        connection.send(calls.message_to(self.self(), target), payload)
 
     @_shielded
-    def monitor(self, to: Address, callback: Callable[[Any], None]) -> Reference:
+    def exit(self, pid: Pid, reason: Any) -> None:
+        """Send an exit signal to a process (`erlang:exit/2`).
+
+        Raises EncodeError and NodeUnavailableError.
+        """
+        payload = encode(reason)
+        self.exit_over(self.ready(pid.node), pid, payload)
+
+    def exit_over(self, connection: Connection, pid: Pid, payload: bytes) -> None:
+        """Send an exit signal with an encoded reason over `connection`. Never blocks."""
+        post_exit(connection, self.self(), pid, payload, link=False)
+        connection.flush()
+
+    @_shielded
+    def monitor(self, to: Address, callback: Callable[[Any], object]) -> Reference:
         """Monitor a process: `callback(reason)` is called once, when it is ``DOWN``.
 
         The reason is an Erlang term: what the process exited with, ``noproc`` if there is no
         such process, ``noconnection`` if its node is lost. The callback comes on the thread
         that reads from the node and must not block. Raises NodeUnavailableError.
         """
-        target: Pid | Atom
-        if isinstance(to, Pid):
-            peer, target = str(to.node), to
-        else:
-            peer, target = to[1], Atom(to[0])
-        return self.monitor_over(self.connect(peer), target, callback)
+        connection, target = self.reach(to)
+        return self.monitor_over(connection, target, callback)
 
     def monitor_over(
-        self, connection: Connection, target: Pid | Atom, callback: Callable[[Any], None]
+        self, connection: Connection, target: Pid | Atom, callback: Callable[[Any], object]
     ) -> Reference:
         """Monitor a process of the node that `connection` leads to; as `monitor`, never blocks."""
         reference = self.new_reference()
-        self._monitors[reference] = _Monitor(connection, reference, target, callback)
-        connection.send(cm.MonitorP(self._self, target, reference))
-        if connection.ended is not None and self._forget(reference):
-            # Lost in between, and `_down` may not have seen it. The caller may hold a lock that
-            # the callback takes.
-            self.engine.submit(functools.partial(callback, _NOCONNECTION))
+        self.signals.monitor(connection, self._callers.pid, target, reference, callback)
         return reference
-
-    def _forget(self, reference: Reference) -> bool:
-        return self._monitors.pop(reference, None) is not None
 
     @_shielded
     def demonitor(self, reference: Reference) -> bool:
         """Remove a monitor; False if it had fired already."""
-        with self._spawns:
-            monitor = self._monitors.pop(reference, None)
-            if monitor is None:
-                return False
-            if monitor.target is None and monitor.connection.ended is None:
-                # What is to be demonitored is not known before the peer has answered.
-                self._abandoned[reference] = monitor.connection
-        if monitor.target is not None:
-            monitor.connection.send(cm.DemonitorP(self._self, monitor.target, reference))
-        return True
+        return self.signals.demonitor(reference)
+
+    def linked(self, connection: Connection, pid: Pid, other: Pid) -> None:
+        """Note that `other` was spawned with a link to the process `pid` of this node."""
+        destination = self.signals.find(pid)
+        if destination is None or not destination.linked(connection, other):
+            post_exit(connection, pid, other, encode(Atom("noproc")), link=True)
+            connection.flush()
+
+    # --- requests
 
     @_shielded
     def call(
@@ -410,21 +562,22 @@ class Node:
         Raises CallTimeoutError, ExitError with the reason if the process exits before it has
         answered or does not exist, NodeUnavailableError, EncodeError.
         """
-        self.engine.check_nesting()
-        inbox: SimpleQueue[Any] = SimpleQueue()
-        reference = self.monitor(to, lambda reason: inbox.put((False, reason)))
-        self._inboxes[reference] = inbox
-        try:
-            # The alias in the tag makes the other side answer to this reference, so an answer
-            # that comes too late finds nobody and is dropped (gen.erl, do_call).
-            self.send(to, (gen.CALL, (self._self, gen.tag_of(reference)), request))
-            answered, answer = self._wait(inbox, to, timeout)
-        finally:
-            self._inboxes.pop(reference, None)
-            self.demonitor(reference)
-        if answered:
-            return answer[1]
-        raise ExitError(f"{_show(to)} did not answer, it exited: {_explain(answer)}", reason=answer)
+        return calls.send_request(self, *self.reach(to), request).result(timeout)
+
+    @_shielded
+    def send_request(self, to: Address, request: Any) -> Request[Any]:
+        """Send a request to a GenServer, to get its reply later (`gen_server:send_request/2`).
+
+        Raises NodeUnavailableError and EncodeError; what else `call` raises, the reply does.
+        """
+        return calls.send_request(self, *self.reach(to), request)
+
+    def cast(self, to: Address, request: Any) -> None:
+        """Send a request to a GenServer that has no reply (`gen_server:cast/2`).
+
+        Raises EncodeError and NodeUnavailableError.
+        """
+        self.send(to, (gen.CAST, request))
 
     @_shielded
     def erpc(
@@ -435,58 +588,64 @@ class Node:
         args: list[Any],
         *,
         timeout: float | None = config.CALL_TIMEOUT,
-        default: Callable[[Any], Any] = no_objects,
     ) -> Any:
-        """Call a function on a BEAM node and return its value (`erpc:call/5`).
+        """Call a function on another node and return its value (`erpc:call/5`).
 
-        Raises ExitError with Erlang's reason if the function raises, throws or exits,
-        CallTimeoutError, NodeUnavailableError, EncodeError.
+        Elixir's modules are written as there: ``node.erpc(peer, "Enum", "sum", [[1, 2]])``.
+        Raises RemoteError with Erlang's reason if the function raises, throws or exits, ExitError
+        if its process is killed, CallTimeoutError, NodeUnavailableError, EncodeError.
         """
-        self.engine.check_nesting()
-        inbox: SimpleQueue[Any] = SimpleQueue()
-        result, request = self.new_reference(), self.new_reference()
-        mfa = (result, Atom(module), Atom(function), args)
-        payload = encode(list(mfa), default)
-        connection = self.connect(peer)
-        self._monitors[request] = _Monitor(
-            connection, request, None, lambda reason: inbox.put((False, reason))
-        )
-        self._inboxes[request] = inbox
-        try:
-            connection.throttle()
-            connection.send(
-                cm.SpawnRequest(request, self._self, self._self, _ERPC, [_MONITOR]), payload
-            )
-            if connection.ended is not None:
-                inbox.put((False, _NOCONNECTION))
-            _, reason = self._wait(inbox, (f"{module}:{function}/{len(args)}", peer), timeout)
-        finally:
-            self._inboxes.pop(request, None)
-            self.demonitor(request)
-        match reason:
-            case (tag, Atom("return"), value) if tag == result:
-                return value
-            case (tag, *details) if tag == result:
-                reason = tuple(details)
-        raise ExitError(
-            f"{module}:{function}/{len(args)} failed on {peer}: {_explain(reason)}", reason=reason
-        )
+        return self.erpc_request(peer, module, function, args).result(timeout)
+
+    rpc = erpc
+
+    @_shielded
+    def erpc_request(self, peer: str, module: str, function: str, args: list[Any]) -> Request[Any]:
+        """Begin what `erpc` does, to get the value later (`erpc:send_request/4`)."""
+        return calls.erpc(self, self.ready(peer), module, function, args)
+
+    @_shielded
+    def multicall(
+        self,
+        peers: Sequence[str],
+        module: str,
+        function: str,
+        args: list[Any],
+        *,
+        timeout: float | None = config.CALL_TIMEOUT,
+    ) -> list[Any]:
+        """Call a function on several nodes at once (`erpc:multicall/5`).
+
+        Returns what it has returned on each of them, in their order. Where `erpc` would raise a
+        PynodeError, that is in its place. Raises EncodeError.
+        """
+        return calls.multicall(self, peers, (module, function, args), timeout)
+
+    @_shielded
+    def spawn_at(
+        self,
+        peer: str,
+        module: str,
+        function: str,
+        args: list[Any],
+        *,
+        link: bool = False,
+        timeout: float | None = config.CALL_TIMEOUT,
+    ) -> Pid:
+        """Start a process on another node, and return its pid (``Node.spawn/4`` in Elixir).
+
+        With `link`, it is linked to `current_process`, atomically. Raises ExitError if the node
+        refuses, CallTimeoutError, NodeUnavailableError, EncodeError.
+        """
+        connection = self.ready(peer)
+        return calls.spawn_at(self, connection, module, function, args, link=link).result(timeout)
 
     def ping(self, peer: str, *, timeout: float = config.CALL_TIMEOUT) -> bool:
         """Whether `peer` answers (`net_adm:ping/1`). Raises NodeUnavailableError and others."""
         answer = self.call(("net_kernel", peer), (Atom("is_auth"), self.name), timeout=timeout)
         return bool(answer == "yes")
 
-    def _wait(self, inbox: SimpleQueue[Any], to: Address, timeout: float | None) -> Any:
-        try:
-            return self.engine.wait(inbox, timeout)
-        except Empty:
-            raise CallTimeoutError(
-                f"{_show(to)} did not answer within {timeout:g} seconds: "
-                "give it more with timeout=."
-            ) from None
-
-    # --- signals from there to here
+    # --- messages
 
     def decode(self, payload: bytes) -> Any:
         """Return the Python value of an encoded message. Raises DecodeError."""
@@ -496,119 +655,15 @@ class Node:
         """Return `fun` as something that can be called from here."""
         return RemoteFun.bind(fun, self)
 
-    def answered(self, alias: Reference, message: tuple[Any, Any]) -> None:
-        """Hand the answer ``{Tag, Reply}`` to who waits for it, if somebody still does."""
-        inbox = self._inboxes.get(alias)
-        if inbox is not None:
-            inbox.put((True, message))
+    def is_answer(self, message: Any) -> bool:
+        """Whether a message ``{Tag, Reply}`` is an answer that somebody waits for, who gets it.
 
-    def _deliver(self, connection: Connection, message: Message) -> Task | None:
-        handler = _HANDLERS.get(type(message.control))
-        if handler is None:
-            log.debug("%s from %s is not for us", message.control, connection.peer)
-            return None
-        return handler(self, connection, message.control, message.payload)
-
-    def _find(self, to: Pid | Atom) -> Destination | None:
-        return self._destinations.get(to) if isinstance(to, Pid) else self._names.get(to)
-
-    def _on_reg_send(self, connection: Connection, m: Any, payload: Any) -> Task | None:
-        destination = self._names.get(m.to_name)
-        return None if destination is None else destination.deliver(connection, payload)
-
-    def _on_send(self, connection: Connection, m: Any, payload: Any) -> Task | None:
-        destination = self._destinations.get(m.to_pid)
-        return None if destination is None else destination.deliver(connection, payload)
-
-    def _on_alias_send(self, _connection: Connection, m: Any, payload: Any) -> None:
-        if m.alias in self._inboxes:
-            self.answered(m.alias, self.decode(payload))
-
-    def _on_monitor(self, connection: Connection, m: Any, _payload: Any) -> None:
-        destination = self._find(m.to_proc)
-        if destination is None:
-            connection.post(
-                connection.encode(cm.MonitorPExit(m.to_proc, m.from_pid, m.ref, _NOPROC))
-            )
-        else:
-            connection.monitors[m.ref] = (m.from_pid, destination)
-
-    def _on_demonitor(self, connection: Connection, m: Any, _payload: Any) -> None:
-        monitor = connection.monitors.pop(m.ref, None)
-        if monitor is not None:
-            monitor[1].demonitored(m.ref)
-
-    def _on_monitor_exit(self, _connection: Connection, m: Any, payload: Any) -> None:
-        monitor = self._monitors.pop(m.ref, None)
-        if monitor is not None:
-            _fire(monitor, m.reason if payload is None else self.decode(payload))
-
-    def _on_link(self, connection: Connection, m: Any, _payload: Any) -> None:
-        if m.to_pid not in self._destinations:
-            connection.post(
-                connection.encode(cm.PayloadExit(m.to_pid, m.from_pid), encode(_NOPROC))
-            )
-
-    def _on_unlink(self, connection: Connection, m: Any, _payload: Any) -> None:
-        connection.post(connection.encode(cm.UnlinkIdAck(m.id, m.to_pid, m.from_pid)))
-
-    def _on_spawn_request(self, connection: Connection, m: Any, _payload: Any) -> None:
-        reply = cm.SpawnReply(m.req_id, m.from_pid, 0, _NOTSUP)
-        connection.post(connection.encode(reply))
-
-    def _on_spawn_reply(self, _connection: Connection, m: Any, _payload: Any) -> None:
-        with self._spawns:
-            connection = self._abandoned.pop(m.req_id, None)
-            monitor = self._monitors.get(m.req_id)
-            if monitor is not None and isinstance(m.result, Pid):
-                self._monitors[m.req_id] = monitor._replace(target=m.result)
-        if not isinstance(m.result, Pid):
-            if monitor is not None and self._forget(m.req_id):
-                _fire(monitor, m.result)
-        elif connection is not None:
-            control = cm.DemonitorP(self._self, m.result, m.req_id)
-            connection.post(connection.encode(control))
-
-
-_HANDLERS: dict[type, Callable[[Node, Connection, Any, Any], Task | None]] = {
-    cm.RegSend: Node._on_reg_send,
-    cm.RegSendTT: Node._on_reg_send,
-    cm.Send: Node._on_send,
-    cm.SendTT: Node._on_send,
-    cm.SendSender: Node._on_send,
-    cm.SendSenderTT: Node._on_send,
-    cm.AliasSend: Node._on_alias_send,
-    cm.AliasSendTT: Node._on_alias_send,
-    cm.MonitorP: Node._on_monitor,
-    cm.DemonitorP: Node._on_demonitor,
-    cm.MonitorPExit: Node._on_monitor_exit,
-    cm.PayloadMonitorPExit: Node._on_monitor_exit,
-    cm.Link: Node._on_link,
-    cm.UnlinkId: Node._on_unlink,
-    cm.SpawnRequest: Node._on_spawn_request,
-    cm.SpawnRequestTT: Node._on_spawn_request,
-    cm.SpawnReply: Node._on_spawn_reply,
-    cm.SpawnReplyTT: Node._on_spawn_reply,
-}
-
-
-def _fire(monitor: _Monitor, reason: Any) -> None:
-    """Tell who has asked; whatever that does, the connection goes on."""
-    try:
-        monitor.callback(reason)
-    except Exception:
-        log.exception("internal error when a monitor fired; please report it")
-
-
-def _explain(reason: Any) -> str:
-    """Return an exit reason in short: without the stack trace, and an Elixir exception by name."""
-    match reason:
-        case (kind, {"__exception__": True, "__struct__": struct} as fields, *_):
-            return f"{kind} {struct.removeprefix('Elixir.')}: {fields.get('message', '')}"
-        case (kind, term, [*_]):
-            return f"{kind} {short(term)}"
-    return short(reason)
-
-
-def _show(to: Address) -> str:
-    return str(to) if isinstance(to, Pid) else f"{to[0]} on {to[1]}"
+        It should go to the alias that is in the tag, but may have been sent to the pid.
+        """
+        if type(message) is tuple and len(message) == 2:
+            alias = gen.alias_of(message[0])
+            answered = None if alias is None else self.signals.aliases.get(alias)
+            if answered is not None:
+                answered(message)
+                return True
+        return False

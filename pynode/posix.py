@@ -11,12 +11,13 @@ import os
 import select
 import signal
 import sys
+import threading
 import weakref
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import socket
-    import threading
+    from collections.abc import Callable
 
 _sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
@@ -34,17 +35,41 @@ def _close_in_child() -> None:
 os.register_at_fork(after_in_child=_close_in_child)
 
 
-def end_on_signals(stop: threading.Event) -> None:
-    """Set `stop` on SIGTERM and SIGINT; forked children end by them, as usual."""
+def end_on_signals(stop: threading.Event) -> Callable[[], None]:
+    """Set `stop` on SIGTERM and SIGINT; forked children end by them, as usual.
+
+    Returns a function that has the signals do again what they did before. Both are to be called
+    by the main thread.
+    """
     numbers = (signal.SIGTERM, signal.SIGINT)
 
     def default() -> None:
         for number in numbers:
             signal.signal(number, signal.SIG_DFL)
 
-    for number in numbers:
-        signal.signal(number, lambda *_: stop.set())
+    # The system gives a signal to any thread, and then nothing wakes the main thread, which alone
+    # would run a handler in Python. What does not depend on it is a pipe.
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+
+    def watch() -> None:
+        with os.fdopen(reading, "rb", buffering=0) as pipe:
+            while number := pipe.read(1):
+                if number[0] in numbers:
+                    stop.set()
+
+    pipe_before = signal.set_wakeup_fd(writing)
+    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
     os.register_at_fork(after_in_child=default)
+    threading.Thread(target=watch, name="pynode-signals", daemon=True).start()
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(pipe_before)
+        os.close(writing)
+
+    return restore
 
 
 def end_children() -> None:

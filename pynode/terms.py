@@ -9,12 +9,17 @@ where their contents are, pickle-able, and their ``repr`` evaluates back to them
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn, Self, TypeAlias, final
+from typing import Any, Final, NoReturn, Self, TypeAlias, final
 
 #: An Erlang term as Python sees it. Any Python value may take part through the codec's hooks.
 Term: TypeAlias = Any
+
+#: Levels of a term that may be hashed: the interpreter recurses to do so, without looking at the
+#: end of the stack.
+MAX_KEY_DEPTH: Final = 100
 
 
 class Atom(str):
@@ -42,7 +47,9 @@ class _Identifier:
     """What pids, ports and references have in common: immutability, and a node incarnation.
 
     They are made and compared for every message, hence by hand and not as dataclasses: this
-    takes three quarters of the time of a frozen dataclass. `wire` belongs to the codec, which
+    takes three quarters of the time of a frozen dataclass. The node's name is part of the hash,
+    which makes it a secret of this process: who chose numbers with equal hashes could make a dict
+    take quadratic time. `wire` belongs to the codec, which
     keeps there the encoded form that it has made or seen; it is no part of the value.
     """
 
@@ -97,7 +104,7 @@ class Pid(_Identifier):
         _set_serial(self, serial)
         _set_creation(self, creation)
         set_wire(self, _wire)
-        _set_hash(self, hash((id, serial, creation)))
+        _set_hash(self, hash((node, id, serial, creation)))
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not Pid:
@@ -156,7 +163,7 @@ class Port(_Identifier):
         return self.id == other.id and self.creation == other.creation and self.node == other.node
 
     def __hash__(self) -> int:
-        return hash((self.id, self.creation))
+        return hash((self.node, self.id, self.creation))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Port, (self.node, self.id, self.creation)
@@ -199,7 +206,7 @@ class Reference(_Identifier):
         return self.ids == other.ids and self.creation == other.creation and self.node == other.node
 
     def __hash__(self) -> int:
-        return hash(self.ids)
+        return hash((self.node, self.creation, self.ids))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Reference, (self.node, self.creation, self.ids)
@@ -434,3 +441,33 @@ def _by_value_or_identity(item: object) -> Hashable:
     except TypeError:
         return id(item)
     return item
+
+
+# --- what may be hashed, of what strangers have sent
+
+
+def is_deep(term: Term) -> bool:
+    """Return whether `term` is nested too deep to be hashed, beyond MAX_KEY_DEPTH."""
+    level = [term]
+    for _ in range(MAX_KEY_DEPTH):
+        inside: list[Any] = []
+        for item in level:
+            if type(item) is tuple:
+                inside += item
+            elif type(item) is ImproperList:
+                inside += (*item.elements, item.tail)
+            elif isinstance(item, Fun):
+                inside += item.free_vars
+        if not inside:
+            return False
+        level = inside
+    return True
+
+
+def collisions(terms: Iterable[Hashable]) -> int:
+    """Return how many of the terms, at most, have one hash value.
+
+    A dict or a set of them takes quadratic time, and numbers with this property are easily made.
+    Raises TypeError for a term that cannot be hashed.
+    """
+    return max(Counter(map(hash, terms)).values(), default=0)

@@ -21,8 +21,9 @@ from functools import singledispatch
 from typing import TYPE_CHECKING, Any, Final
 
 from pynode import etf
+from pynode.config import LIMITS
 from pynode.errors import DecodeError, EncodeError
-from pynode.terms import Atom, Fun, Map, Reference
+from pynode.terms import Atom, Fun, Map, Reference, collisions, is_deep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
 UNREPRESENTABLE: Final = object()
 
 #: Enough precision for every Decimal; int() of one is exact whatever its length.
-_EXACT = decimal.Context(prec=decimal.MAX_PREC, Emax=decimal.MAX_EMAX, Emin=decimal.MIN_EMIN)
+_EXACT: Final = decimal.Context(prec=decimal.MAX_PREC, Emax=decimal.MAX_EMAX, Emin=decimal.MIN_EMIN)
+#: What is converted takes time that grows with the square of its digits.
+_MAX_COEFFICIENT: Final = 10**LIMITS.decimal_digits
 
 _STRUCT = Atom("__struct__")
 _ISO = Atom("Elixir.Calendar.ISO")
@@ -254,9 +257,7 @@ def encode(term: Any, default: Callable[[Any], Any] = no_objects) -> bytes:
 
     Raises EncodeError, unless another `default` is given for Python objects as well.
     """
-    buffer = bytearray()
-    etf.encode_into(buffer, term, default)
-    return bytes(buffer)
+    return etf.encode(term, default=default, version=False)
 
 
 # --- Erlang to Python
@@ -318,33 +319,41 @@ def _from_bytes(fields: dict[Any, Any]) -> Any:
 
 def _from_map_set(fields: dict[Any, Any]) -> Any:
     members = fields["map"]
-    if not isinstance(members, Map):
+    if type(members) is dict:
         return set(members)
+    if type(members) is not Map:
+        raise TypeError
     # Members that a set would merge (1 and 1.0) or cannot hold (lists) leave it a struct, but
-    # sets inside a set can be had.
-    frozen = {frozenset(member) if type(member) is set else member for member in members}
-    return frozen if len(frozen) == len(members) else fields
+    # sets inside a set can be had. The decoder has not hashed these keys.
+    frozen = [frozenset(member) if type(member) is set else member for member in members]
+    if any(map(is_deep, frozen)) or collisions(frozen) > LIMITS.collisions:
+        return fields
+    whole = set(frozen)
+    return whole if len(whole) == len(frozen) else fields
 
 
 def _from_range(fields: dict[Any, Any]) -> Any:
-    step = fields["step"]
-    return range(fields["first"], fields["last"] + (1 if step > 0 else -1), step)
+    first, last, step = (_integer(fields[name]) for name in ("first", "last", "step"))
+    return range(first, last + (1 if step > 0 else -1), step)
 
 
 def _from_decimal(fields: dict[Any, Any]) -> Any:
-    sign, coefficient = fields["sign"], fields["coef"]
+    coefficient, negative = fields["coef"], _integer(fields["sign"]) < 0
     if coefficient == "NaN":
         return Decimal("NaN")
     if coefficient == "inf":
-        return Decimal("Infinity").copy_sign(Decimal(sign))
-    return Decimal((0 if sign > 0 else 1, _digits(coefficient), fields["exp"]))
-
-
-def _digits(number: int) -> tuple[int, ...]:
-    """Return the decimal digits of a number; int(str()) refuses those of more than 4300 digits."""
-    if number < 0:
+        return Decimal("-Infinity" if negative else "Infinity")
+    if not 0 <= _integer(coefficient) < _MAX_COEFFICIENT:
         raise ValueError
-    return Decimal(number).as_tuple().digits
+    digits = Decimal(coefficient).as_tuple().digits
+    return Decimal((int(negative), digits, _integer(fields["exp"])))
+
+
+def _integer(value: Any) -> int:
+    """Return `value`, which Elixir has as an integer: neither a boolean nor anything else."""
+    if type(value) is not int:
+        raise TypeError
+    return value
 
 
 def _check_calendar(fields: dict[Any, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from pynode import gen
 from pynode.bridge.failures import bridge_error, python_error, without_frames
-from pynode.bridge.invoke import arguments, text
+from pynode.modules import arguments, text
 from pynode.bridge.requests import ERROR, REQUESTS, invalid, ref_to, reference_of
 from pynode.dist.task import CallInterrupted, Task
 from pynode.errors import (
@@ -30,7 +30,7 @@ from pynode.values import UNREPRESENTABLE, Ref, encode, to_term
 if TYPE_CHECKING:
     from pynode.bridge.service import Bridge
     from pynode.dist.connection import Connection
-    from pynode.node import RemoteFun
+    from pynode.calls import RemoteFun
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class Call(Task):
         self.tag = tag
         #: The first ref in the request; without one, no arguments need to be looked through.
         self.first_ref = first_ref
-        self.modules = bridge.modules
+        self.modules = bridge.node.modules
         #: The reference in the tag: the caller's monitor on us has the same one.
         self.key: Any = gen.alias_of(tag) or (tag if isinstance(tag, Reference) else id(self))
         self.handler: Callable[..., Any]
@@ -249,8 +249,8 @@ class Call(Task):
 
         Raises SessionNotFoundError, SessionFullError, NotAllowedError and NodeUnavailableError.
         """
-        if self.bridge.guarded and isinstance(value, ModuleType):
-            self.bridge.modules.check(value.__name__)
+        if self.modules.guarded and isinstance(value, ModuleType):
+            self.modules.check(value.__name__)
         entry = self.bridge.registry.add(self.session(), value, kind)
         self.made.append(entry)
         return ref_to(entry).to_term()
@@ -359,5 +359,5 @@ class Call(Task):
     def awaited(self, value: Any) -> Any:
         """Return what a Python call returned, awaited if it is a coroutine."""
         if type(value) is CoroutineType:
-            return self.interruptible(self.bridge.run_async, value)
+            return self.interruptible(self.bridge.node.run_async, value)
         return value

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import logging
 import threading
 import time
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from pynode import etf
 from pynode.bridge.call import Call
-from pynode.bridge.invoke import Modules
+from pynode.calls import RemoteFun
 from pynode.destination import Destination
-from pynode.dist.task import CallInterrupted, Task
+from pynode.dist.task import Task
 from pynode.errors import BridgeError, DecodeError, InvalidRequestError, NodeUnavailableError
-from pynode.node import RemoteFun
 from pynode.objects import OWNER_DOWN, Registry, Session
 from pynode.show import short
 from pynode.terms import Atom, Fun, Pid, Reference
 from pynode.values import Ref, decode, from_struct
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from types import CoroutineType
-
     from pynode.dist.connection import Connection
 
 log = logging.getLogger(__name__)
@@ -47,26 +41,19 @@ class _Callback(RemoteFun):
 
 
 class Bridge(Destination):
-    """Answers the request protocol, until `stop`: add it to a node under its `NAME`.
-
-    `allow` limits what may be called to these modules; see `Modules`.
-    """
+    """Answers the request protocol, until `stop`: add it to a node under its `NAME`."""
 
     NAME = "snakebridge"
     registry: Registry
 
-    def __init__(self, *, allow: Iterable[str] | None = None) -> None:
-        self.modules = Modules(allow)
-        self.guarded = allow is not None
+    def __init__(self) -> None:
         self.calls: dict[Any, Call] = {}
         self.started = time.monotonic()
         self._watches: dict[Pid, _Watch] = {}  # under the registry's lock
         self._idle = threading.Condition()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._loop_lock = threading.Lock()
         self._stopping = False
 
-    def attached(self) -> None:
+    def attached(self) -> Task | None:
         """See `Destination.attached`."""
         self.registry = Registry(
             new_reference=self.node.new_reference,
@@ -76,6 +63,7 @@ class Bridge(Destination):
             ended=self._ended,
         )
         self._expire_later()
+        return None
 
     def stop(self, timeout: float) -> bool:
         """Refuse new calls, wait for those that run, and end all sessions.
@@ -239,35 +227,3 @@ class Bridge(Destination):
         if self._stopping:
             with self._idle:
                 self._idle.notify_all()
-
-    def run_async(self, coroutine: CoroutineType[Any, Any, Any]) -> Any:
-        """Await `coroutine` on the node's event loop and return its result."""
-        with self.node.engine.shield():
-            with self._loop_lock:
-                if self._loop is None:
-                    loop = asyncio.new_event_loop()
-                    threading.Thread(
-                        target=loop.run_forever, name="pynode-asyncio", daemon=True
-                    ).start()
-                    self._loop = loop
-            future = asyncio.run_coroutine_threadsafe(_outcome(coroutine), self._loop)
-            inbox: SimpleQueue[Any] = SimpleQueue()
-            future.add_done_callback(inbox.put)
-            try:
-                value, error = self.node.engine.wait(inbox, None).result()
-            except CallInterrupted:
-                future.cancel()
-                raise
-        if error is not None:
-            raise error
-        return value
-
-
-async def _outcome(coroutine: CoroutineType[Any, Any, Any]) -> tuple[Any, BaseException | None]:
-    """Return what a coroutine returns or raises: sys.exit() would end the event loop."""
-    try:
-        return await coroutine, None
-    except asyncio.CancelledError:
-        raise
-    except BaseException as error:  # noqa: BLE001
-        return None, error

@@ -17,7 +17,8 @@ lane already.
 
 A task that waits for an answer from a peer (`Engine.wait`) gives the role away before it waits,
 and runs what arrives for its own lane in the meantime: an Elixir process that Python has called
-may call back into the same session, on the same thread.
+may call back into the same session, on the same thread. (Those of a GenServer do not let others
+in: it handles one message at a time.)
 
 Two things make a reader put tasks aside instead of running them: as many threads as there may be
 run tasks already, or the peer does not take the answers that it was sent (a *congested* source).
@@ -64,8 +65,8 @@ class _Work(Task):
 
     __slots__ = ("_function",)
 
-    def __init__(self, function: Callable[[], object]) -> None:
-        super().__init__()
+    def __init__(self, function: Callable[[], object], lane: Hashable | None = None) -> None:
+        super().__init__(lane)
         self._function = function
 
     def run(self) -> None:
@@ -251,9 +252,14 @@ class Engine:
             self._sources.discard(source)
             self._ceiling -= 1
 
-    def submit(self, function: Callable[[], object]) -> None:
-        """Run `function` soon, on another thread. It may block."""
-        self._work.queue.put(_Work(function))
+    def submit(self, function: Callable[[], object], *, lane: Hashable | None = None) -> None:
+        """Run `function` soon, on another thread, in its turn in `lane`. It may block."""
+        self._work.queue.put(_Work(function, lane))
+
+    def run(self, task: Task | None) -> None:
+        """Run `task`, if it is one, soon and on another thread."""
+        if task is not None:
+            self._work.queue.put(task)
 
     def _read(self, worker: _Worker, source: Source) -> None:
         """Be the reader of `source`, until another thread is or it ends."""
@@ -353,6 +359,21 @@ class Engine:
             self._report(f"{self._threads} threads run calls, which is max_threads")
         self._resume_unless_congested(source)
         return True
+
+    def admit(self, source: Source, task: Task) -> None:
+        """Have a task of `source` run that was not read from it, after those that were admitted.
+
+        What is read from `source` after this has returned does not overtake it.
+        """
+        with self._lock:
+            lane = self._lanes.get(task.lane)
+            if lane is not None and (lane.inbox is not None or lane.own is not None):
+                self._enter_lane(task)  # see _put_aside
+            elif source.congested or source.aside:
+                source.aside.append(task)
+            else:
+                self._aside.append(task)
+        self._resume_unless_congested(source)
 
     def _resume_unless_congested(self, source: Source) -> None:
         """Look again after putting something aside: another thread may have looked before."""
@@ -522,7 +543,7 @@ class Engine:
             self._promote(worker.source)
         self._run_aside()
         deadline = None if timeout is None else time.monotonic() + timeout
-        lane, outer = self._open_to(task.lane, inbox)
+        lane, outer = self._open_to(task.lane if task.lets_in else None, inbox)
         try:
             while True:
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())

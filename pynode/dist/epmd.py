@@ -17,20 +17,20 @@ from errno import EADDRINUSE
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from pynode import config
+from pynode.dist.sockets import connect
 from pynode.errors import EpmdError, EpmdUnavailableError, NameTakenError, RemoteProtocolError
 from pynode.posix import not_for_children
 from pynode.protocol import epmd
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 T = TypeVar("T")
 
 LOOPBACK: Final = "127.0.0.1"
-#: Where an EPMD listens that nodes of other hosts are to find.
-ALL_INTERFACES = "0.0.0.0"  # noqa: S104
+LOOPBACK6: Final = "::1"
 #: Bytes that one answer of an EPMD may have; it is the list of names that can be long.
-MAX_ANSWER: Final = 4 * 1024 * 1024
+MAX_ANSWER: Final = config.LIMITS.epmd_answer
 
 _log = logging.getLogger(__name__)
 
@@ -157,7 +157,12 @@ class _Connection:
         self._where = f"{host}:{port}"
         self._deadline = time.monotonic() + timeout
         try:
-            self._sock = socket.create_connection((host, port), timeout)
+            self._sock = connect(host, port, self._deadline)
+        except socket.gaierror as error:
+            raise EpmdUnavailableError(
+                f"The host {host} is not known ({error.strerror}); check the spelling of the "
+                "node name, or add the host to /etc/hosts or the DNS."
+            ) from None
         except OSError as error:
             raise EpmdUnavailableError(
                 f"No EPMD answers at {self._where} ({error}); start one there with "
@@ -242,10 +247,11 @@ class EpmdServer:
     """A small EPMD in this process, for hosts without Erlang. It runs until `close()`.
 
     A name is taken as long as the connection that registered it is open. Nodes register from
-    this host only; who may look them up depends on `host`, the address to listen at. It cannot
-    be killed over the protocol. What it holds is bounded: `limits.epmd_names` names,
-    `limits.handshakes` clients that have not registered (the oldest gives way to a new one), and
-    `timeout` seconds for each of these.
+    this host only; who may look them up depends on `host`, the address to listen at. It listens
+    at the addresses in `also` as well, as far as this machine has them. It cannot be killed over
+    the protocol. What it holds is bounded: `limits.epmd_names` names, `limits.handshakes` clients
+    that have not registered (the oldest gives way to a new one), and `timeout` seconds for each
+    of these.
 
     `port` is `epmd_port()` unless it is passed; 0 takes a free one. Raises EpmdError if it cannot
     listen.
@@ -256,20 +262,25 @@ class EpmdServer:
         host: str = LOOPBACK,
         port: int | None = None,
         *,
+        also: Sequence[str] = (),
         limits: config.Limits = config.LIMITS,
         timeout: float = config.NET_SETUPTIME,
     ) -> None:
         wanted = epmd_port() if port is None else port
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            self._listener = socket.create_server((host, wanted), family=family)
+            self._listeners = [_listen(host, wanted)]
         except OSError as error:
             raise EpmdError(
                 f"An EPMD cannot listen at {host}:{wanted} ({error}); use the one that runs "
                 "there, or set ERL_EPMD_PORT to another port."
             ) from error
         self.host = host
-        self.port: int = self._listener.getsockname()[1]
+        self.port: int = self._listeners[0].getsockname()[1]
+        for other in also:
+            try:
+                self._listeners.append(_listen(other, self.port))
+            except OSError as error:  # There may be no IPv6.
+                _log.debug("EPMD does not listen at %s: %s", other, error)
         self._limits = limits
         self._timeout = timeout
         #: A counter from a random start: no registration has the creation of an earlier one.
@@ -280,17 +291,19 @@ class EpmdServer:
         self._closing = threading.Event()
         self._wake, self._woken = socket.socketpair()
         self._selector = selectors.DefaultSelector()
-        self._listener.settimeout(0)
-        self._selector.register(self._listener, selectors.EVENT_READ)
+        for listener in self._listeners:
+            self._selector.register(listener, selectors.EVENT_READ, listener)
         self._selector.register(self._woken, selectors.EVENT_READ)
         self._thread = threading.Thread(target=self._run, name="epmd", daemon=True)
         self._thread.start()
 
     @classmethod
-    def start_or_none(cls, host: str = LOOPBACK, port: int | None = None) -> EpmdServer | None:
+    def start_or_none(
+        cls, host: str = LOOPBACK, port: int | None = None, *, also: Sequence[str] = ()
+    ) -> EpmdServer | None:
         """Return a running server, or None when the port is taken: another EPMD runs then."""
         try:
-            return cls(host, port)
+            return cls(host, port, also=also)
         except EpmdError as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno == EADDRINUSE:
                 return None
@@ -320,12 +333,13 @@ class EpmdServer:
                 for key, _ in self._selector.select(self._until_deadline()):
                     if isinstance(key.data, _Client):
                         self._serve(key.data)
-                    elif key.fileobj is self._listener:
-                        self._accept()
+                    elif isinstance(key.data, socket.socket):
+                        self._accept(key.data)
                 self._expire()
         finally:
             # The port is free before any node hears that this EPMD has gone, and starts another.
-            self._listener.close()
+            for listener in self._listeners:
+                listener.close()
             for client in [*self._waiting, *self._nodes.values()]:
                 client.sock.close()
             self._selector.close()
@@ -339,14 +353,15 @@ class EpmdServer:
         while self._waiting and self._until_deadline() == 0:
             self._drop(next(iter(self._waiting)))
 
-    def _accept(self) -> None:
+    def _accept(self, listener: socket.socket) -> None:
         try:
-            sock, _ = self._listener.accept()
+            sock, _ = listener.accept()
         except OSError as error:
             # There are no descriptors left, most likely: do not spin until there are.
             _log.debug("EPMD cannot accept a connection: %s", error)
             self._closing.wait(0.1)
             return
+        not_for_children(sock)
         sock.settimeout(0)
         if len(self._waiting) >= self._limits.handshakes:
             self._drop(next(iter(self._waiting)))
@@ -443,6 +458,14 @@ class _Client:
         self.received = bytearray()
         self.answer = b""
         self.node: epmd.Alive2Req | None = None
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.create_server((host, port), family=family)
+    not_for_children(listener)
+    listener.settimeout(0)
+    return listener
 
 
 def _is_local(sock: socket.socket) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 import threading
 import time
@@ -19,11 +20,23 @@ from typing import TYPE_CHECKING
 
 from pynode import config
 from pynode.dist.connection import Connection
+from pynode.dist.naming import kind_of_name, new_creation
+from pynode.dist.sockets import connect
+from pynode.dist.ticks import Ticker
+from pynode.dist.tls import TlsLayer
 from pynode.errors import HandshakeError, ListenError, NodeUnavailableError
 from pynode.posix import not_for_children
 from pynode.protocol.flags import DFlag
 from pynode.protocol.handshake import NEED_DATA as HANDSHAKE_NEEDS_DATA
-from pynode.protocol.handshake import Established, Handshake, PeerName, Status, StatusAlive
+from pynode.protocol.handshake import (
+    Established,
+    Handshake,
+    Named,
+    PeerName,
+    Status,
+    StatusAlive,
+)
+from pynode.protocol.names import is_long, is_node_name
 from pynode.terms import Atom
 
 if TYPE_CHECKING:
@@ -31,6 +44,7 @@ if TYPE_CHECKING:
 
     from pynode.dist.engine import Engine
     from pynode.dist.task import Task
+    from pynode.dist.tls import Tls, TlsSocket
     from pynode.protocol.channel import Message
 
 log = logging.getLogger(__name__)
@@ -68,6 +82,7 @@ class ConnectionTable:
         down: Callable[[Connection, str], None],
         deliver: Callable[[Connection, Message], Task | None],
         net_ticktime: float = config.NET_TICKTIME,
+        tls: Tls | None = None,
         limits: config.Limits = config.LIMITS,
     ) -> None:
         self.name = name
@@ -79,7 +94,14 @@ class ConnectionTable:
         self._on_up = up
         self._on_down = down
         self._deliver = deliver
-        self._ticktime = net_ticktime
+        self._ticker = Ticker(
+            net_ticktime,
+            connections=self.connections,
+            lost=lambda peer: engine.submit(partial(peer.close, "net_tick_timeout")),
+            after=engine.after,
+        )
+        self._tls = TlsLayer(tls) if tls is not None else None
+        self._length_bytes = 2 if tls is None else 4
         self._limits = limits
         self._lock = threading.Lock()
         self._connections: dict[str, Connection] = {}
@@ -94,7 +116,13 @@ class ConnectionTable:
         """Listen for peers; return the port. Raises ListenError."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         try:
-            listener = socket.create_server((address, port), family=family, backlog=128)
+            listener = socket.create_server(
+                (address, port),
+                family=family,
+                backlog=128,
+                # All interfaces, then, as for a BEAM whose distribution is inet6_tcp.
+                dualstack_ipv6=address == "::" and socket.has_dualstack_ipv6(),
+            )
         except OSError as error:
             raise ListenError(
                 f"{self.name} cannot listen on {address} port {port} "
@@ -112,12 +140,12 @@ class ConnectionTable:
             threading.Thread(
                 target=self._accept, args=(self._listener,), name="pynode-accept", daemon=True
             ).start()
-        self._ticks: dict[Connection, tuple[int, float, int]] = {}
-        self._engine.after(self._ticktime / 4, self._tick)
+        self._ticker.start()
 
     def stop(self) -> None:
         """Accept nobody any more, and close all connections."""
         self._closed = True
+        self._ticker.stop()
         if self._listener is not None:
             with suppress(OSError):
                 self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread in accept()
@@ -154,20 +182,24 @@ class ConnectionTable:
                 if attempt is None:
                     attempt = self._attempts[peer] = _Attempt(incoming=False)
             if ours:
-                try:
-                    self._initiate(peer, attempt)
-                except NodeUnavailableError as error:
-                    attempt.error = error
-                finally:
-                    self._give_up(peer, attempt)
-            else:
-                attempt.done.wait(max(0.0, deadline - time.monotonic()))
+                # On another thread: the peer's own attempt may be faster, and then we have what
+                # we want, whatever holds up ours.
+                self._engine.submit(partial(self._try, peer, attempt))
+            attempt.done.wait(max(0.0, deadline - time.monotonic()))
             if attempt.connection is not None:
                 return attempt.connection
             if not attempt.incoming or time.monotonic() > deadline:
                 reason = attempt.error or f"{peer} is slow to connect: its log may say why."
                 raise NodeUnavailableError(str(reason), node=peer)
             # The peer's own attempt came to nothing: make one.
+
+    def _try(self, peer: str, attempt: _Attempt) -> None:
+        try:
+            self._initiate(peer, attempt)
+        except NodeUnavailableError as error:
+            attempt.error = error
+        finally:
+            self._give_up(peer, attempt)
 
     def _give_up(self, peer: str, attempt: _Attempt) -> None:
         """Let nobody wait any longer for an attempt that may have failed."""
@@ -181,12 +213,18 @@ class ConnectionTable:
         address = self._resolve(peer)
         try:
             handshake = Handshake.initiator(
-                self.name, peer, self._cookie, self._flags, self.creation, limits=self._limits
+                self.name,
+                peer,
+                self._cookie,
+                self._flags,
+                self.creation,
+                length_bytes=self._length_bytes,
+                limits=self._limits,
             )
         except ValueError as error:
             raise NodeUnavailableError(str(error), node=peer) from error
         try:
-            sock = socket.create_connection(address, timeout=config.NET_SETUPTIME)
+            sock = connect(*address, deadline)
         except OSError as error:
             raise NodeUnavailableError(
                 f"{peer} does not answer at {address[0]} port {address[1]} "
@@ -194,7 +232,7 @@ class ConnectionTable:
                 node=peer,
             ) from error
         try:
-            self._shake_hands(sock, handshake, deadline, {peer: attempt})
+            self._shake_hands(sock, handshake, deadline, {peer: attempt}, peer)
         except HandshakeError as error:
             sock.close()
             # The peer's own attempt goes on instead of ours (nok), or was faster (alive).
@@ -243,7 +281,12 @@ class ConnectionTable:
 
     def _answer(self, sock: socket.socket, address: str) -> None:
         handshake = Handshake.acceptor(
-            self.name, self._cookie, self._flags, self.creation, limits=self._limits
+            self.name,
+            self._cookie,
+            self._flags,
+            self.creation,
+            length_bytes=self._length_bytes,
+            limits=self._limits,
         )
         attempts: dict[str, _Attempt] = {}
         try:
@@ -267,24 +310,27 @@ class ConnectionTable:
         handshake: Handshake,
         deadline: float,
         attempts: dict[str, _Attempt],
+        peer: str | None = None,
     ) -> None:
         """Drive the handshake over `sock` to a connection in the table.
 
-        The attempt that it belongs to is in `attempts`, or put there when a peer begins one.
+        `peer` is the node that this one has connected to. The attempt that the handshake belongs
+        to is in `attempts`, or put there when a peer begins one.
         Raises HandshakeError and OSError; `sock` is then still the caller's.
         """
         not_for_children(sock)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        wire = self._secure(sock, deadline, peer)
         while True:
             try:
                 event = handshake.next_event()
             except HandshakeError:
-                self._send_by(sock, handshake.data_to_send(), deadline)
+                self._send_by(wire, handshake.data_to_send(), deadline)
                 raise
             if event is HANDSHAKE_NEEDS_DATA:
-                self._send_by(sock, handshake.data_to_send(), deadline)
-                sock.settimeout(max(0.001, deadline - time.monotonic()))
-                handshake.receive_data(sock.recv(4096))
+                self._send_by(wire, handshake.data_to_send(), deadline)
+                wire.settimeout(max(0.001, deadline - time.monotonic()))
+                handshake.receive_data(wire.recv(4096))
             elif isinstance(event, PeerName):
                 handshake.send_status(self._status_for(event, attempts))
             elif isinstance(event, StatusAlive):
@@ -292,35 +338,60 @@ class ConnectionTable:
                 # no connection, and the one that the peer believes in is broken.
                 handshake.answer_alive(go_on=not attempts[event.peer].incoming)
             elif isinstance(event, Established):
-                self._established(sock, handshake, event, deadline)
+                self._established(wire, handshake, event, deadline)
                 return
 
+    def _secure(
+        self, sock: socket.socket, deadline: float, peer: str | None
+    ) -> socket.socket | TlsSocket:
+        """Begin TLS if this node uses it; return what the handshake goes over."""
+        if self._tls is None:
+            return sock
+        if peer is None:
+            return self._tls.accept(sock, deadline)
+        return self._tls.connect(sock, peer, deadline)
+
     @staticmethod
-    def _send_by(sock: socket.socket, data: bytes, deadline: float) -> None:
+    def _send_by(sock: socket.socket | TlsSocket, data: bytes, deadline: float) -> None:
         if data:
             sock.settimeout(max(0.001, deadline - time.monotonic()))
             sock.sendall(data)
 
-    def _status_for(self, peer: PeerName, attempts: dict[str, _Attempt]) -> Status:
-        if DFlag.NAME_ME in peer.flags or peer.name == self.name or self._closed:
+    def _status_for(self, peer: PeerName, attempts: dict[str, _Attempt]) -> Status | Named:
+        if peer.name == self.name or self._closed:
             return "not_allowed"
+        if peer.flags & DFlag.NAME_ME:
+            return self._name_for(peer.name, attempts)
         with self._lock:
-            if peer.name in self._connections:
-                return "alive"
             attempt = self._attempts.get(peer.name)
             if attempt is None:
-                # Otherwise this node might begin an attempt of its own now, and the peer drop
-                # the one that we are about to accept.
+                # Otherwise this node might begin an attempt of its own now, or when the old
+                # connection gives way, and the peer drop the one that we are about to accept.
                 attempts[peer.name] = self._attempts[peer.name] = _Attempt(incoming=True)
-            elif not attempt.incoming:
+            if peer.name in self._connections:
+                return "alive"
+            if attempt is not None and not attempt.incoming:
                 if self.name > peer.name:
                     return "nok"
                 attempt.incoming = True
                 return "ok_simultaneous"
         return "ok"
 
+    def _name_for(self, host: str, attempts: dict[str, _Attempt]) -> Status | Named:
+        """Make a name for a node that has none (`generate_node_name` in OTP's net_kernel.erl)."""
+        name = f"{secrets.token_hex(8)}@{host}"
+        if not is_node_name(name):
+            return "not_allowed"
+        with self._lock:
+            attempts[name] = self._attempts[name] = _Attempt(incoming=True)
+        return Named(name, new_creation())
+
     def _established(
-        self, sock: socket.socket, handshake: Handshake, event: Established, deadline: float
+        self,
+        sock: socket.socket | TlsSocket,
+        handshake: Handshake,
+        event: Established,
+        deadline: float,
     ) -> None:
         old = self._connections.get(event.peer)
         if old is not None:
@@ -344,6 +415,15 @@ class ConnectionTable:
             attempt = self._attempts.pop(event.peer, None)
         if old is not None:
             old.close("replaced_by_new_connection")
+        if is_long(event.peer) != is_long(self.name):
+            log.warning(
+                "%s has a %s name and this node a %s one: when this connection is lost, only %s "
+                "can make another, since this node does not connect to such nodes",
+                event.peer,
+                kind_of_name(event.peer),
+                kind_of_name(self.name),
+                event.peer,
+            )
         self._on_up(connection)
         if attempt is not None:
             attempt.connection = connection
@@ -360,29 +440,3 @@ class ConnectionTable:
             if self._connections.get(connection.peer) is connection:
                 del self._connections[connection.peer]
         self._on_down(connection, reason)
-
-    # --- ticks
-
-    def _tick(self) -> None:
-        """Four times in `net_ticktime`: send a sign of life, and look for one of each peer."""
-        if self._closed:
-            return
-        now = time.monotonic()
-        ticks = {}
-        for connection in self.connections():
-            received, since, sent = self._ticks.get(connection, (-1, now, -1))
-            if connection.received != received:
-                received, since = connection.received, now
-            if now - since > self._ticktime:
-                log.error(
-                    "%s is taken for lost: it has sent nothing for %g seconds (net_ticktime)",
-                    connection.peer,
-                    self._ticktime,
-                )
-                self._engine.submit(partial(connection.close, "net_tick_timeout"))
-                continue
-            if connection.sent == sent:
-                connection.tick()
-            ticks[connection] = (received, since, connection.sent)
-        self._ticks = ticks
-        self._engine.after(self._ticktime / 4, self._tick)

@@ -52,6 +52,7 @@ class Task:
         "_thread",
         "in_lane",
         "lane",
+        "lets_in",
         "source",
         "urgent",
     )
@@ -62,6 +63,8 @@ class Task:
         self.source: Source | None = None
         #: Whether it is done in no time, and not to be put aside.
         self.urgent = False
+        #: Whether others in its lane run while it waits for an answer.
+        self.lets_in = True
         #: Whether it is in its lane already, though it was put aside.
         self.in_lane = False
         self._inbox: SimpleQueue[Any] | None = None
@@ -83,6 +86,11 @@ class Task:
     def is_running(self) -> bool:
         """Whether it is inside `interruptible` now."""
         return self._thread != 0
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it waits for an answer or a message now."""
+        return self._inbox is not None
 
     def interruptible(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return `function(*args, **kwargs)`, which is code of the user's.

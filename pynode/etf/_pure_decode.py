@@ -16,7 +16,7 @@ bounded size, which makes them identical objects, too.
 from __future__ import annotations
 
 import zlib
-from collections import Counter
+from codecs import utf_8_decode
 from math import isfinite
 from struct import Struct
 from struct import error as StructError  # noqa: N812 (It is a class.)
@@ -57,17 +57,29 @@ from pynode.etf.tags import (
     STRING_EXT,
     VERSION,
 )
-from pynode.terms import Fun, ImproperList, LocalTerm, Map, exact
+from pynode.terms import (
+    MAX_KEY_DEPTH,
+    Fun,
+    ImproperList,
+    LocalTerm,
+    Map,
+    collisions,
+    exact,
+    is_deep,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Keys of one map that may have the same hash value: looking them up takes quadratic time.
-MAX_COLLISIONS: Final = 64
-#: Levels of a key that is hashed: the interpreter recurses to do so.
-MAX_KEY_DEPTH: Final = 100
-#: Keys and values of a map in which all keys may collide.
-_SMALL_MAP: Final = 2 * MAX_COLLISIONS
+#: Bytes of a binary that is too large to be copied in passing.
+_LARGE_BINARY: Final = 64 * 1024
+#: Keys and values of a map that is so small that its keys need no look.
+_SMALL_MAP: Final = 128
+
+# Values of `deep` below every depth: each container is looked at. The second says that there was
+# one deeper than MAX_KEY_DEPTH.
+_COUNTED: Final = -1
+_COUNTED_DEEP: Final = -2
 
 _u16 = Struct(">H").unpack_from
 _u32 = Struct(">I").unpack_from
@@ -126,14 +138,18 @@ def decode_at(
 
     `struct` is called with each dict, innermost first, that has a key ``__struct__``; what it
     returns takes the dict's place. `fun` is called likewise with each Fun. What they raise goes
-    through. Raises DecodeError for all that is no valid term or exceeds ``limits.depth``.
+    through. Raises DecodeError for all that is no valid term or exceeds ``limits.depth`` or
+    ``limits.terms``.
     """
     if type(data) is not bytes:
         data = bytes(memoryview(data))
     pos = offset
     size = len(data)
-    # Up to here nothing needs to be watched; beyond, _deeper decides.
-    deep = soft_depth = min(limits.depth, MAX_KEY_DEPTH)
+    # Up to here nothing needs to be watched; beyond, _watched decides. A term takes a byte at
+    # least, so it is long data alone that may have too many.
+    deep = min(limits.depth, MAX_KEY_DEPTH) if size - pos <= limits.terms else _COUNTED
+    soft_depth = deep
+    terms = 0
     atoms = known_atoms
     in_hook = False
     value: Any
@@ -160,11 +176,14 @@ def decode_at(
             elif tag == BINARY_EXT:
                 start = pos + 5
                 pos = start + _u32(data, pos + 1)[0]
-                value = data[start:pos]
-                try:  # noqa: SIM105 (which costs more than all the rest)
-                    value = value.decode()
-                except UnicodeDecodeError:
-                    pass
+                if pos - start > _LARGE_BINARY:
+                    value = _large_binary(data, start, pos)
+                else:
+                    value = data[start:pos]
+                    try:  # noqa: SIM105 (which costs more than all the rest)
+                        value = value.decode()
+                    except UnicodeDecodeError:
+                        pass
             elif tag == SMALL_TUPLE_EXT or tag == LARGE_TUPLE_EXT:  # noqa: PLR1714, SIM109 (speed)
                 if tag == SMALL_TUPLE_EXT:
                     count = data[pos + 1]
@@ -176,7 +195,7 @@ def decode_at(
                     if count > size - pos:
                         raise truncated(size)
                     if len(stack) >= deep:
-                        deep = _deeper(stack, limits)
+                        deep, terms = _watched(len(stack), deep, terms + count, limits)
                     stack.append((kind, left, items))
                     kind = _TUPLE
                     left = count
@@ -192,7 +211,7 @@ def decode_at(
                 if count >= size - pos:
                     raise truncated(size)
                 if len(stack) >= deep:
-                    deep = _deeper(stack, limits)
+                    deep, terms = _watched(len(stack), deep, terms + count, limits)
                 stack.append((kind, left, items))
                 items = []
                 if count:
@@ -214,7 +233,7 @@ def decode_at(
                     if count > size - pos:
                         raise truncated(size)
                     if len(stack) >= deep:
-                        deep = _deeper(stack, limits)
+                        deep, terms = _watched(len(stack), deep, terms + count, limits)
                     stack.append((kind, left, items))
                     kind = _MAP
                     left = count
@@ -242,17 +261,21 @@ def decode_at(
                 start = pos + 3
                 pos = start + _u16(data, pos + 1)[0]
                 value = list(data[start:pos])
+                if deep < 0:
+                    deep, terms = _watched(0, deep, terms + len(value), limits)
             elif tag == NEW_FLOAT_EXT:
                 value = _f64(data, pos + 1)[0]
                 if not isfinite(value):
                     raise invalid(pos, "a float that is not finite")
                 pos += 9
             elif tag == NEW_FUN_EXT:
+                fields, count, pos = fun_header(data, pos)
                 if len(stack) >= deep:
-                    deep = _deeper(stack, limits)
+                    deep, terms = _watched(len(stack), deep, terms + count, limits)
                 stack.append((kind, left, items))
                 kind = _FUN
-                items, left, pos = fun_header(data, pos)
+                items = fields
+                left = count
                 continue
             elif tag == LOCAL_EXT and not stack:
                 # From here on the data is private to the node that made it.
@@ -280,6 +303,8 @@ def decode_at(
                         pos += 5
                         if left >= size - pos:
                             raise truncated(size)
+                        if deep < 0:
+                            deep, terms = _watched(0, deep, terms + left, limits)
                         continue
                     else:
                         kind = _TAIL
@@ -296,7 +321,7 @@ def decode_at(
                             if 2 * len(value) != len(items):
                                 value = _exact_map(items, pos)
                     else:
-                        value = _guarded_map(items, pos)
+                        value = _guarded_map(items, pos, limits)
                     if struct is not None and type(value) is dict and "__struct__" in value:
                         in_hook = True
                         value = struct(value)
@@ -326,14 +351,35 @@ def decode_at(
         raise truncated(size) from None
 
 
-def _deeper(stack: list[Any], limits: Limits) -> int:
-    """Return up to which depth the term may go on, having come to MAX_KEY_DEPTH or the limit."""
-    if len(stack) >= limits.depth:
+def _watched(depth: int, deep: int, terms: int, limits: Limits) -> tuple[int, int]:
+    """Return what `deep` becomes, and `terms`, for a container at `depth` with `terms` so far.
+
+    Raises DecodeError if either is beyond its limit.
+    """
+    if depth >= limits.depth:
         raise DecodeError(
             f"The term is nested deeper than {limits.depth} levels: send it flatter, "
             "or raise Limits.depth."
         )
-    return limits.depth
+    if terms > limits.terms:
+        raise DecodeError(
+            f"The term consists of more than {limits.terms} terms: send it in parts, "
+            "or raise Limits.terms."
+        )
+    if deep >= 0:
+        return limits.depth, terms
+    return (deep if depth < MAX_KEY_DEPTH else _COUNTED_DEEP), terms
+
+
+def _large_binary(data: bytes, start: int, end: int) -> str | bytes:
+    """Return the value of a binary, which is not copied more than once."""
+    whole = memoryview(data)[start:end]
+    try:
+        utf_8_decode(whole[:_LARGE_BINARY], "strict", False)  # noqa: FBT003 (more may follow)
+        return str(whole, "utf-8")
+    except UnicodeDecodeError as error:
+        # What is no text is most often so from the beginning. If not, the error has a copy.
+        return error.object if len(error.object) == len(whole) else bytes(whole)
 
 
 def _decompress(data: bytes, limit: int) -> bytes:
@@ -372,45 +418,26 @@ def _exact_map(items: list[Any], pos: int) -> Map:
         raise invalid(pos, "the end of a map with keys nested too deep to compare") from None
 
 
-def _guarded_map(items: list[Any], pos: int) -> dict[Any, Any] | Map:
+def _guarded_map(items: list[Any], pos: int, limits: Limits) -> dict[Any, Any] | Map:
     """Return the same as the decoder's loop does, for a map that may be made to harm us.
 
     Keys may be so deep that hashing them exhausts the stack of the thread, or be chosen so that
     thousands have the same hash value, which makes a dict take quadratic time.
     """
     keys = items[::2]
-    if not any(_is_deep(key) for key in keys):
+    if not any(map(is_deep, keys)):
         try:
-            _refuse_collisions(keys, pos)
+            _refuse_collisions(keys, pos, limits)
             value = dict(zip(keys, items[1::2], strict=True))
         except (TypeError, RecursionError):
             pass
         else:
             if len(value) == len(keys):
                 return value
-    _refuse_collisions([exact(key) for key in keys], pos)
+    _refuse_collisions([exact(key) for key in keys], pos, limits)
     return _exact_map(items, pos)
 
 
-def _refuse_collisions(keys: list[Any], pos: int) -> None:
-    if len(keys) > MAX_COLLISIONS:
-        ((_, most),) = Counter(map(hash, keys)).most_common(1)
-        if most > MAX_COLLISIONS:
-            raise invalid(pos, f"the end of a map with {most} keys of the same hash value")
-
-
-def _is_deep(key: Any) -> bool:
-    level = [key]
-    for _ in range(MAX_KEY_DEPTH):
-        inside: list[Any] = []
-        for term in level:
-            if type(term) is tuple:
-                inside += term
-            elif type(term) is ImproperList:
-                inside += (*term.elements, term.tail)
-            elif isinstance(term, Fun):
-                inside += term.free_vars
-        if not inside:
-            return False
-        level = inside
-    return True
+def _refuse_collisions(keys: list[Any], pos: int, limits: Limits) -> None:
+    if len(keys) > limits.collisions and (most := collisions(keys)) > limits.collisions:
+        raise invalid(pos, f"the end of a map with {most} keys of the same hash value")

@@ -96,8 +96,10 @@ _CONSTANTS: Final = {None: b"w\x03nil", True: b"w\x04true", False: b"w\x05false"
 _atoms: dict[str, bytes] = {}
 
 
-def encode(term: Any, *, default: Default | None = None) -> bytes:
+def encode(term: Any, *, default: Default | None = None, version: bool = True) -> bytes:
     """Return `term` as ``term_to_binary/1`` makes it, from the version byte 131 on.
+
+    Without `version` that byte is left out, as it is in the messages between nodes.
 
     The bytes are those of OTP 26 and later, where atoms are always UTF-8 (as they are between
     nodes; for OTP 25 this is ``term_to_binary(Term, [{minor_version, 2}])``), but for the order of
@@ -112,7 +114,7 @@ def encode(term: Any, *, default: Default | None = None) -> bytes:
     Raises EncodeError for a value without a form when there is no `default` for it, for a map with
     two keys that are the same term, and for text that is no Unicode (lone surrogates).
     """
-    return b"".join(_encode(term, default, [bytes((VERSION,))]))
+    return b"".join(_encode(term, default, [bytes((VERSION,))] if version else []))
 
 
 def encode_into(buffer: bytearray, term: Any, default: Default | None = None) -> None:

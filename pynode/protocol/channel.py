@@ -13,26 +13,41 @@ message and, if that has one, its payload, in one of two forms that the handshak
 
 A BEAM accepts nothing but the form that was agreed, and neither do we.
 
+With ``ALTACT_SIG``, which OTP 28 has, some messages travel as ``ALTACT_SIG_SEND``. That is no
+business of who uses a channel: it is given `AliasSend` and its like to send, and returns them.
+
 The reader calls ``recv_into(channel.get_buffer())`` and `Channel.buffer_updated`, and then
 `Channel.next_event` until that returns NEED_DATA. The buffer keeps what is not a whole frame yet;
 as soon as one is whole, everything received is copied out at once and frames are cut from that
-copy, so that many small frames cost no more than one large. A frame that the buffer cannot hold is
-collected in memory of its own, which grows with what is received and not with what is announced,
-and which is given away with the payload in it.
+copy, so that many small frames cost no more than one large. A frame that the buffer cannot hold,
+and a message in fragments, is collected in memory of its own, which grows with what is received
+and not with what is announced, and becomes the frame or the payload without being copied again.
 """
 
 from __future__ import annotations
 
 from enum import Enum, auto
+from io import BytesIO
 from itertools import count
 from struct import Struct
-from typing import Final, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 from pynode.config import LIMITS, Limits
 from pynode.errors import DecodeError, LocalProtocolError, RemoteProtocolError
 from pynode.etf import decode_at, encode_into
-from pynode.protocol.control import ControlMessage, parse
+from pynode.protocol.control import (
+    ALTACT_ALIAS,
+    AliasSend,
+    AltactSigSend,
+    ControlMessage,
+    Send,
+    SendSender,
+    parse,
+)
 from pynode.protocol.flags import DFlag
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 #: The frame that says nothing but that its sender is alive.
 TICK: Final = b"\0\0\0\0"
@@ -75,26 +90,61 @@ class Message(NamedTuple):
     """A control message and the term that came with it.
 
     `payload` is that term in the External Term Format, without version byte, and not looked at
-    yet: ``etf.decode_at(payload, 0)``. It is None exactly if the control message has none. Its
-    memory is its own: bytes, or for a large one a view of a buffer that is not used again.
+    yet: ``etf.decode_at(payload, 0)``. It is None exactly if the control message has none.
     """
 
     control: ControlMessage
-    payload: bytes | memoryview | None
+    payload: bytes | None
 
 
 Event: TypeAlias = Message | Tick | Literal[_NeedData.NEED_DATA]
 
 
 class _Unfinished:
-    """A message of which fragments are missing."""
+    """A message of which fragments are missing.
+
+    `control` is its control message as it came: decoded, it could take many times the memory that
+    is counted.
+    """
 
     __slots__ = ("control", "next_id", "payload")
 
-    def __init__(self, control: ControlMessage, payload: bytearray, next_id: int) -> None:
+    def __init__(self, control: bytes, next_id: int) -> None:
         self.control = control
-        self.payload = payload
+        self.payload = BytesIO()
         self.next_id = next_id
+
+
+class Fragments:
+    """A message that is too large for one frame: its frames, made when they are asked for.
+
+    Each is a pair: what it begins with, and its piece of the payload, which is not copied. Its
+    length is how many there are.
+    """
+
+    __slots__ = ("_control", "_payload", "_sequence_id", "size")
+
+    def __init__(self, sequence_id: int, control: bytes, payload: bytes) -> None:
+        self._sequence_id = sequence_id
+        self._control = control
+        self._payload = payload
+        #: Bytes of the payload.
+        self.size = len(payload)
+
+    def __len__(self) -> int:
+        return -(-self.size // FRAGMENT_SIZE)
+
+    def __iter__(self) -> Iterator[tuple[bytes, memoryview]]:
+        """Yield the frames (erl_ext_dist, "Distribution Header"), the first one first."""
+        fragment_id = len(self)
+        parts = memoryview(self._payload)
+        head = _FRAGMENT_HEADER + _FRAGMENT_IDS.pack(self._sequence_id, fragment_id)
+        head += b"\0" + self._control
+        for at in range(0, self.size, FRAGMENT_SIZE):
+            part = parts[at : at + FRAGMENT_SIZE]
+            yield _LENGTH.pack(len(head) + len(part)) + head, part
+            fragment_id -= 1
+            head = _FRAGMENT_CONT + _FRAGMENT_IDS.pack(self._sequence_id, fragment_id)
 
 
 class Channel:
@@ -111,6 +161,8 @@ class Channel:
         self._limits = limits
         self._frame_limit = limits.frame
         self._fragments = bool(flags & DFlag.FRAGMENTS)
+        self._altact = bool(flags & DFlag.ALTACT_SIG)
+        self._send_sender = bool(flags & DFlag.SEND_SENDER)
         self._header = _HEADER if self._fragments else _PASS_THROUGH
         self._prefix = bytes(_LENGTH.size) + self._header
         self._sequence_ids = count(1)  # A BEAM takes 0 for "no fragment".
@@ -121,9 +173,9 @@ class Channel:
         self._view = memoryview(self._buffer)
         self._end = 0
         self._need = _LENGTH.size
-        self._data: bytes | memoryview = b""
+        self._data = b""
         self._at = 0
-        self._large: bytearray | None = None
+        self._large: BytesIO | None = None
         self._unfinished: dict[int, _Unfinished] = {}
         self._unfinished_size = 0
         self._error: RemoteProtocolError | None = None
@@ -175,6 +227,9 @@ class Channel:
                     stop = start + length
                     if stop <= len(data):
                         self._at = stop
+                        if length > _BUFFER_SIZE and stop == len(data):
+                            # Nobody else may hold it when the payload has been cut out.
+                            self._data, self._at = b"", 0
                         if not length:
                             return TICK_EVENT
                         header = self._header
@@ -221,27 +276,28 @@ class Channel:
             self._resize(_BUFFER_SIZE)
         return True
 
-    def _keep(self, rest: bytes | memoryview) -> None:
+    def _keep(self, rest: bytes) -> None:
         """Keep the beginning of a frame."""
         self._need = 4
         if len(rest) >= 4:
             self._need += _LENGTH.unpack_from(rest)[0]
         if self._need > _BUFFER_SIZE:
-            self._large = bytearray(rest)
+            self._large = BytesIO()
+            self._large.write(rest)
         else:
             self._view[: len(rest)] = rest
             self._end = len(rest)
 
-    def _collect(self, large: bytearray) -> bool:
+    def _collect(self, large: BytesIO) -> bool:
         """Move what has been received to the large frame, and return whether that is complete."""
         end = self._end
-        taken = min(end, self._need - len(large))
-        large += self._view[:taken]
+        taken = min(end, self._need - large.tell())
+        large.write(self._view[:taken])
         self._view[: end - taken] = self._view[taken:end]
         self._end = end - taken
-        if len(large) < self._need:
+        if large.tell() < self._need:
             return False
-        self._data = memoryview(large).toreadonly()
+        self._data = large.getvalue()
         self._large = None
         self._need = 4
         return True
@@ -253,20 +309,18 @@ class Channel:
         view[: self._end] = self._view[: self._end]
         self._buffer, self._view = buffer, view
 
-    def _message(self, data: bytes | memoryview, at: int, stop: int) -> Message:
+    def _message(self, data: bytes, at: int, stop: int) -> Message:
         """Return the whole message whose terms are from `at` to `stop`."""
-        if type(data) is bytes:
-            # What _control does, less the call: this is how nearly all messages come.
-            term, at = decode_at(data, at, limits=self._limits)
-            control = parse(term)
-        else:
-            control, at = self._control(data, at, stop)
+        term, at = decode_at(data, at, limits=self._limits)
+        control = parse(term)
         if control.HAS_PAYLOAD:
             if not self._fragments and at < stop:
                 if data[at] != _VERSION:
                     raise _broken(f"sent {control.NAME} with a payload of an unknown version")
                 at += 1
             if at < stop:
+                if type(control) is AltactSigSend:
+                    control = control.classic()
                 return _new(Message, (control, data[at:stop]))
             raise _broken(f"sent {control.NAME} without a payload, or cut short")
         if at == stop:
@@ -274,23 +328,11 @@ class Channel:
         what = "with a payload, which it never has" if at < stop else "cut short"
         raise _broken(f"sent {control.NAME} {what}")
 
-    def _control(self, data: bytes | memoryview, at: int, stop: int) -> tuple[ControlMessage, int]:
-        """Return the control message at `at`, and where it ends, be it behind `stop`."""
-        if type(data) is bytes:
-            term, at = decode_at(data, at, limits=self._limits)
-            return parse(term), at
-        # The decoder copies what is not bytes, so most of a large payload is kept from it.
-        try:
-            term, size = decode_at(bytes(data[at:stop][:FRAGMENT_SIZE]), 0, limits=self._limits)
-        except DecodeError:
-            term, size = decode_at(data[at:stop], 0, limits=self._limits)
-        return parse(term), at + size
-
-    def _fragment(self, data: bytes | memoryview, start: int, stop: int) -> Message | None:
+    def _fragment(self, data: bytes, start: int, stop: int) -> Message | None:
         """Take the frame, which is no whole message, and return the message that it completes."""
         tag = data[start : start + 2]
         if not self._fragments or tag not in (_FRAGMENT_HEADER, _FRAGMENT_CONT):
-            what = bytes(data[start : min(start + 3, stop)]).hex(" ")
+            what = data[start : min(start + 3, stop)].hex(" ")
             raise _broken(f"sent a frame that begins with {what}, which was not agreed on")
         at = start + 2 + _FRAGMENT_IDS.size
         if at > stop:
@@ -301,17 +343,20 @@ class Channel:
         unfinished = self._unfinished.get(sequence_id)
         if unfinished is None or fragment_id != unfinished.next_id:
             raise _broken(f"sent fragment {fragment_id} of message {sequence_id} out of order")
-        unfinished.payload += memoryview(data)[at:stop]
+        unfinished.payload.write(memoryview(data)[at:stop])
         unfinished.next_id -= 1
         self._grown(stop - at)
         if fragment_id > 1:
             return None
         del self._unfinished[sequence_id]
-        self._unfinished_size -= len(unfinished.payload)
-        return Message(unfinished.control, memoryview(unfinished.payload).toreadonly())
+        self._unfinished_size -= len(unfinished.control) + unfinished.payload.tell()
+        control = parse(decode_at(unfinished.control, 0, limits=self._limits)[0])
+        if type(control) is AltactSigSend:
+            control = control.classic()
+        return Message(control, unfinished.payload.getvalue())
 
     def _first_fragment(
-        self, data: bytes | memoryview, at: int, stop: int, sequence_id: int, fragment_id: int
+        self, data: bytes, at: int, stop: int, sequence_id: int, fragment_id: int
     ) -> Message | None:
         """Begin the message whose header ends before `at`; return it if it is complete."""
         if at == stop or data[at] != 0:
@@ -321,7 +366,9 @@ class Channel:
         at += 1
         if fragment_id == 1:
             return self._message(data, at, stop)
-        control, at = self._control(data, at, stop)
+        start = at
+        term, at = decode_at(data, at, limits=self._limits)
+        control = parse(term)
         if at > stop:
             raise _broken(f"sent {control.NAME} cut short")
         if not control.HAS_PAYLOAD:
@@ -331,9 +378,10 @@ class Channel:
                 f"sent fragments of more messages at a time than the limit of "
                 f"{self._limits.fragmented_messages}"
             )
-        payload = bytearray(data[at:stop])
-        self._unfinished[sequence_id] = _Unfinished(control, payload, fragment_id - 1)
-        self._grown(len(payload))
+        unfinished = _Unfinished(data[start:at], fragment_id - 1)
+        unfinished.payload.write(memoryview(data)[at:stop])
+        self._unfinished[sequence_id] = unfinished
+        self._grown(stop - start)
         return None
 
     def _grown(self, size: int) -> None:
@@ -347,12 +395,12 @@ class Channel:
 
     # --- sending
 
-    def encode(self, control: ControlMessage, payload: bytes | None = None) -> list[bytes]:
-        """Return the frames to write for a control message and, if it has one, its payload.
+    def encode(self, control: ControlMessage, payload: bytes | None = None) -> bytes | Fragments:
+        """Return the frame to write for a control message and, if it has one, its payload.
 
-        `payload` is a term in the External Term Format, without version byte. Frames go out in
-        their order; frames of other messages may come between those of a message in fragments,
-        but none from the same sender, which would overtake it.
+        `payload` is a term in the External Term Format, without version byte. A large one goes in
+        fragments, if the peer understands them: frames of other messages may come between those,
+        but none of a message that would overtake it.
 
         Raises EncodeError for a field of `control` that no term can stand for, and
         LocalProtocolError for a payload that is missing, not wanted, or too large for this peer.
@@ -362,45 +410,34 @@ class Channel:
                 f"{control.NAME} goes {'with' if control.HAS_PAYLOAD else 'without'} a payload: "
                 f"encode it that way."
             )
+        if self._altact and type(control) is AliasSend:
+            control = AltactSigSend(ALTACT_ALIAS, *control)
+        elif not self._send_sender and type(control) is SendSender:
+            control = Send(control.to_pid)  # for C-nodes, and those of Jinterface
         frame = bytearray(self._prefix)
         encode_into(frame, control.to_term())
         size = len(frame) - _LENGTH.size
-        if payload is not None:
-            if self._fragments:
-                if len(payload) > FRAGMENT_SIZE:
-                    return self._encode_fragments(frame[len(self._prefix) :], payload)
-            else:
-                frame.append(_VERSION)
-                size += 1
-            size += len(payload)
-            if size > _MAX_FRAME:
-                raise LocalProtocolError(
-                    f"A message of {size} bytes does not fit into a frame, and the peer does not "
-                    f"understand fragments: send it in parts."
-                )
+        if payload is None:
             _LENGTH.pack_into(frame, 0, size)
-            return [b"".join((frame, payload))]
+            return bytes(frame)
+        if self._fragments:
+            if len(payload) > FRAGMENT_SIZE:
+                # Unique among all messages under way, which is more than the protocol asks for:
+                # there it has to be unique for its sender, but a BEAM tells messages apart by
+                # nothing else.
+                sequence_id = next(self._sequence_ids)
+                return Fragments(sequence_id, bytes(frame[len(self._prefix) :]), payload)
+        else:
+            frame.append(_VERSION)
+            size += 1
+        size += len(payload)
+        if size > _MAX_FRAME:
+            raise LocalProtocolError(
+                f"A message of {size} bytes does not fit into a frame, and the peer does not "
+                f"understand fragments: send it in parts."
+            )
         _LENGTH.pack_into(frame, 0, size)
-        return [bytes(frame)]
-
-    def _encode_fragments(self, control: bytearray, payload: bytes) -> list[bytes]:
-        """Return the frames of a message in fragments (erl_ext_dist, "Distribution Header")."""
-        # Unique among all messages under way, which is more than the protocol asks for: there it
-        # has to be unique for its sender, but a BEAM tells messages apart by nothing else.
-        sequence_id = next(self._sequence_ids)
-        fragment_id = -(-len(payload) // FRAGMENT_SIZE)
-        parts = memoryview(payload)
-        head = _FRAGMENT_HEADER + _FRAGMENT_IDS.pack(sequence_id, fragment_id) + b"\0" + control
-        frames = [_frame(head, parts[:FRAGMENT_SIZE])]
-        for at in range(FRAGMENT_SIZE, len(payload), FRAGMENT_SIZE):
-            fragment_id -= 1
-            head = _FRAGMENT_CONT + _FRAGMENT_IDS.pack(sequence_id, fragment_id)
-            frames.append(_frame(head, parts[at : at + FRAGMENT_SIZE]))
-        return frames
-
-
-def _frame(head: bytes, rest: memoryview) -> bytes:
-    return b"".join((_LENGTH.pack(len(head) + len(rest)), head, rest))
+        return b"".join((frame, payload))
 
 
 def _broken(what: str) -> RemoteProtocolError:

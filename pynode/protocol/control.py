@@ -81,12 +81,21 @@ class ControlMessage(tuple[Any, ...]):
     OP: ClassVar[int]
     #: Whether a second term follows: the message, the exit reason, or the arguments.
     HAS_PAYLOAD: ClassVar[bool]
+    #: The fields that say who sends the signal, and who gets it; None where none does.
+    ENDS: ClassVar[tuple[int | None, int | None]]
 
-    def __init_subclass__(cls, *, op: int | None = None, payload: bool = False) -> None:
+    def __init_subclass__(
+        cls,
+        *,
+        op: int | None = None,
+        payload: bool = False,
+        ends: tuple[int | None, int | None] = (0, 1),
+    ) -> None:
         if op is not None:
             cls.NAME = re.sub(r"(?<=[a-z0-9P])(?=[A-Z])", "_", cls.__name__).upper()
             cls.OP = op
             cls.HAS_PAYLOAD = payload
+            cls.ENDS = ends
             _PARSERS[op] = cls.from_term
 
     @classmethod
@@ -100,6 +109,14 @@ class ControlMessage(tuple[Any, ...]):
     def to_term(self) -> tuple[Any, ...]:
         """Return the tuple that is sent."""
         return (self.OP, *self)
+
+    def ends(self) -> tuple[Any, Any]:
+        """Return who sends the signal and who gets it: a pid, a name, an alias, or None."""
+        sender, receiver = self.ENDS
+        return (
+            None if sender is None else self[sender],
+            None if receiver is None else self[receiver],
+        )
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and tuple.__eq__(self, other)
@@ -412,17 +429,19 @@ class _Altact(NamedTuple):
 
     @classmethod
     def from_term(cls, term: tuple[Any, ...]) -> Self:
-        if len(term) in (4, 5) and type(term[2]) is Pid:
+        # Later versions may add elements and flags, which are to be ignored (`erts_net_message`
+        # of OTP 28).
+        if len(term) >= 4 and type(term[2]) is Pid:
             flags, to = term[1], term[3]
             if type(flags) is int and flags >= 0:
                 receiver: Pid | Atom | Reference | None
                 if flags & ALTACT_NAME:
-                    receiver = _atom(to)
+                    receiver = None if flags & ALTACT_ALIAS else _atom(to)
                 else:
                     kind = Reference if flags & ALTACT_ALIAS else Pid
                     receiver = to if type(to) is kind else None
-                with_token = len(term) == 5
-                if receiver is not None and with_token == bool(flags & ALTACT_TOKEN):
+                with_token = bool(flags & ALTACT_TOKEN)
+                if receiver is not None and len(term) >= 4 + with_token:
                     token = term[4] if with_token else None
                     return tuple.__new__(cls, (flags, term[2], receiver, token))
         raise _malformed(cls, term)
@@ -443,7 +462,7 @@ class Link(_FromTo, _Pids, op=1):
     """``LINK``: `from_pid` links itself to `to_pid`."""
 
 
-class Send(_To, _UnusedFirst, op=2, payload=True):
+class Send(_To, _UnusedFirst, op=2, payload=True, ends=(None, 0)):
     """``SEND``: the payload is a message for `to_pid`."""
 
 
@@ -455,7 +474,7 @@ class Unlink(_FromTo, _Pids, op=4):
     """``UNLINK``: the end of a link, without `UnlinkId`'s handshake. OTP 26 refuses it."""
 
 
-class NodeLink(_Nothing, ControlMessage, op=5):
+class NodeLink(_Nothing, ControlMessage, op=5, ends=(None, None)):
     """``NODE_LINK``: a relic that means nothing."""
 
 
@@ -471,7 +490,7 @@ class Exit2(_FromToReason, _Pids, op=8):
     """``EXIT2``: `from_pid` called ``exit(to_pid, reason)``."""
 
 
-class SendTT(_ToToken, _UnusedFirst, op=12, payload=True):
+class SendTT(_ToToken, _UnusedFirst, op=12, payload=True, ends=(None, 0)):
     """``SEND_TT``: as `Send`."""
 
 
@@ -527,19 +546,19 @@ class PayloadMonitorPExit(_MonitorExit, ControlMessage, op=28, payload=True):
     """``PAYLOAD_MONITOR_P_EXIT``: `MonitorPExit` between nodes with ``DFLAG_EXIT_PAYLOAD``."""
 
 
-class SpawnRequest(_Request, ControlMessage, op=29, payload=True):
+class SpawnRequest(_Request, ControlMessage, op=29, payload=True, ends=(1, None)):
     """``SPAWN_REQUEST``: start ``apply(module, function, payload)``, see ``spawn_request/5``."""
 
 
-class SpawnRequestTT(_RequestToken, ControlMessage, op=30, payload=True):
+class SpawnRequestTT(_RequestToken, ControlMessage, op=30, payload=True, ends=(1, None)):
     """``SPAWN_REQUEST_TT``: as `SpawnRequest`."""
 
 
-class SpawnReply(_Reply, ControlMessage, op=31):
+class SpawnReply(_Reply, ControlMessage, op=31, ends=(3, 1)):
     """``SPAWN_REPLY``: the new pid, or an atom that says why there is none."""
 
 
-class SpawnReplyTT(_ReplyToken, ControlMessage, op=32):
+class SpawnReplyTT(_ReplyToken, ControlMessage, op=32, ends=(3, 1)):
     """``SPAWN_REPLY_TT``: as `SpawnReply`."""
 
 
@@ -551,19 +570,20 @@ class AliasSendTT(_AliasToken, ControlMessage, op=34, payload=True):
     """``ALIAS_SEND_TT``: as `AliasSend`."""
 
 
-class UnlinkId(_IdFromTo, ControlMessage, op=35):
+class UnlinkId(_IdFromTo, ControlMessage, op=35, ends=(1, 2)):
     """``UNLINK_ID``: `from_pid` ends its link to `to_pid`; answer with `UnlinkIdAck`."""
 
 
-class UnlinkIdAck(_IdFromTo, ControlMessage, op=36):
+class UnlinkIdAck(_IdFromTo, ControlMessage, op=36, ends=(1, 2)):
     """``UNLINK_ID_ACK``: `from_pid` has seen the `UnlinkId` of `to_pid` with this id."""
 
 
-class AltactSigSend(_Altact, ControlMessage, op=37, payload=True):
+class AltactSigSend(_Altact, ControlMessage, op=37, payload=True, ends=(1, 2)):
     """``ALTACT_SIG_SEND`` of OTP 28: a message or an exit signal, to a pid, a name or an alias.
 
-    Sent between nodes with ``DFLAG_ALTACT_SIG``, where it replaces `AliasSend`, which OTP 30 is to
-    drop. `flags` says what `to` is, see ``ALTACT_*``.
+    Sent between nodes with ``DFLAG_ALTACT_SIG``, where it takes the place of `AliasSend`, which
+    OTP 30 is to drop, and of all that is sent with priority. `flags` says what `to` is, see
+    ``ALTACT_*``.
     """
 
     def to_term(self) -> tuple[Any, ...]:
@@ -572,3 +592,26 @@ class AltactSigSend(_Altact, ControlMessage, op=37, payload=True):
         if flags & ALTACT_TOKEN:
             return (37, flags, sender_pid, to, token)
         return (37, flags, sender_pid, to)
+
+    def classic(self) -> ControlMessage:
+        """Return the older message that says the same, without a priority.
+
+        To be sent with priority makes a difference only to an alias that its process has made for
+        that (`erlang:alias/1`, option ``priority``); anywhere else such a message is like others.
+        An exit signal to an alias or a name has no older form: the message itself is returned.
+        """
+        flags, sender, to, token = self
+        kinds: tuple[Callable[..., ControlMessage], Callable[..., ControlMessage]]
+        if flags & ALTACT_EXIT:
+            if type(to) is not Pid:
+                return self
+            kinds = (PayloadExit2, PayloadExit2TT)
+        elif flags & ALTACT_ALIAS:
+            kinds = (AliasSend, AliasSendTT)
+        elif flags & ALTACT_NAME:
+            kinds = (RegSend, RegSendTT)
+        else:
+            kinds = (SendSender, SendSenderTT)
+        if flags & ALTACT_TOKEN:
+            return kinds[1](sender, to, token)
+        return kinds[0](sender, to)

@@ -166,7 +166,11 @@ def parse_port2_resp(data: bytes | bytearray) -> Port2Resp | None:
     if data[1]:
         return Port2Resp(None)
     node = _decode_node(bytes(data[2:]))
-    return None if node is None else Port2Resp(node)
+    if node is None:
+        return None
+    if not node.port:
+        raise _malformed("PORT2_RESP", data)
+    return Port2Resp(node)
 
 
 class NodeEntry(NamedTuple):

@@ -49,7 +49,7 @@ class DFlag(IntFlag):
     ALIAS = 1 << 35
     #: Used inside a BEAM only (OTP 26).
     LOCAL_EXT = 1 << 36
-    #: Priority messages and other alternative actions (OTP 28).
+    #: Priority messages and other alternative actions (OTP 28); instead of ALIAS from OTP 30 on.
     ALTACT_SIG = 1 << 37
 
 
@@ -71,7 +71,7 @@ MANDATORY_25 = (
 #: What we require of every peer: what OTP 26 to 28 require, and every node of OTP 25 offers.
 MANDATORY = MANDATORY_25 | DFlag.UNLINK_ID | DFlag.V4_NC
 
-#: What we offer: all that OTP 25 does, but hidden (no PUBLISHED) and without the atom cache.
+#: What we offer: all that OTP 28 does, but hidden (no PUBLISHED) and without the atom cache.
 #: FRAGMENTS works without the cache; every message then has a distribution header.
 DEFAULT = (
     MANDATORY
@@ -86,16 +86,19 @@ DEFAULT = (
     | DFlag.FRAGMENTS
     | DFlag.SPAWN
     | DFlag.ALIAS
+    | DFlag.ALTACT_SIG
 )
 
 
-def expand(flags: int) -> DFlag:
-    """Return `flags` with all that MANDATORY_25_DIGEST stands for, if it is among them."""
-    offered = DFlag(flags)
-    return offered | MANDATORY_25 if offered & DFlag.MANDATORY_25_DIGEST else offered
+def expand(flags: int) -> int:
+    """Return `flags` with all that MANDATORY_25_DIGEST stands for, if it is among them.
+
+    What a peer offers stays a plain int: an enumeration keeps each value that it was ever made of.
+    """
+    return flags | int(MANDATORY_25) if flags & DFlag.MANDATORY_25_DIGEST else flags
 
 
 def missing(flags: int) -> list[str]:
     """Return the names of the `MANDATORY` flags that a peer with `flags` lacks, lowest first."""
-    lacking = MANDATORY & ~expand(flags)
-    return [name for name, flag in DFlag.__members__.items() if flag & lacking]
+    lacking = int(MANDATORY) & ~expand(flags)
+    return [name for name, flag in DFlag.__members__.items() if flag.value & lacking]

@@ -11,7 +11,8 @@ Theory of operation (erl_dist_protocol, "Distribution Handshake"; OTP's ``dist_u
     recv_challenge_ack   'a' digest                <----  send_challenge_ack Established
     Established
 
-Every message is a packet with its length in two bytes before it. A digest is the MD5 of the
+Every message is a packet with its length in two bytes before it; in four over TLS
+(``inet_tls_dist.erl`` asks for ``{packet, 4}`` from the start). A digest is the MD5 of the
 cookie and the other side's challenge: the initiator proves first that it has the cookie.
 
 `Handshake` does no I/O. Its caller repeats: write `data_to_send()`, ask `next_event()`, and on
@@ -61,7 +62,7 @@ class PeerName(NamedTuple):
     """
 
     name: str
-    flags: DFlag
+    flags: int
     creation: int
 
 
@@ -110,6 +111,7 @@ class Handshake:
         "_creation",
         "_eof",
         "_flags",
+        "_length_bytes",
         "_limits",
         "_name",
         "_out",
@@ -131,6 +133,7 @@ class Handshake:
         flags: DFlag,
         creation: int,
         challenge: int | None,
+        length_bytes: int,
         limits: Limits,
     ) -> None:
         self._state = state
@@ -140,8 +143,9 @@ class Handshake:
         self._flags = flags
         self._creation = creation
         self._challenge = secrets.randbits(32) if challenge is None else challenge
+        self._length_bytes = length_bytes
         self._limits = limits
-        self._peer_flags = DFlag(0)
+        self._peer_flags = 0
         self._peer_creation = 0
         self._status: str | None = None
         self._refusal = ""
@@ -159,12 +163,14 @@ class Handshake:
         creation: int,
         *,
         challenge: int | None = None,
+        length_bytes: int = 2,
         limits: Limits = LIMITS,
     ) -> Handshake:
         """Return the handshake of the node that connected to `peer`.
 
         With DFlag.NAME_ME in `flags`, `name` is this host and the peer gives the node its name
-        and its creation. `challenge` is 32 random bits unless it is passed.
+        and its creation. `challenge` is 32 random bits unless it is passed, and `length_bytes`
+        stand before each packet.
         Raises ValueError for names that are none, and for a cookie that is not Latin-1.
         """
         if flags & DFlag.NAME_ME:
@@ -182,6 +188,7 @@ class Handshake:
             flags=flags,
             creation=creation,
             challenge=challenge,
+            length_bytes=length_bytes,
             limits=limits,
         )
         encoded = name.encode("latin-1")
@@ -197,11 +204,12 @@ class Handshake:
         creation: int,
         *,
         challenge: int | None = None,
+        length_bytes: int = 2,
         limits: Limits = LIMITS,
     ) -> Handshake:
         """Return the handshake of the node `name` that somebody connected to.
 
-        `challenge` is 32 random bits unless it is passed.
+        `challenge` and `length_bytes` are as for `initiator`.
         Raises ValueError for a name that is none, and for a cookie that is not Latin-1.
         """
         require_node_name(name)
@@ -213,6 +221,7 @@ class Handshake:
             flags=flags,
             creation=creation,
             challenge=challenge,
+            length_bytes=length_bytes,
             limits=limits,
         )
 
@@ -281,7 +290,7 @@ class Handshake:
         the host that it told. After ``nok`` and ``not_allowed``, `next_event()` raises.
         Raises LocalProtocolError for what is not possible now.
         """
-        dynamic = DFlag.NAME_ME in self._peer_flags
+        dynamic = bool(self._peer_flags & DFlag.NAME_ME)
         word = "named" if isinstance(status, Named) else status
         if word not in {"nok", "not_allowed"} and dynamic != (word == "named"):
             raise LocalProtocolError(
@@ -439,7 +448,7 @@ class Handshake:
     def _established(self) -> Established:
         return Established(
             self._peer,
-            self._flags & self._peer_flags,
+            DFlag(int(self._flags) & self._peer_flags),
             self._peer_creation,
             self._name,
             self._creation,
@@ -491,9 +500,10 @@ class Handshake:
             )
 
     def _next_packet(self) -> bytes | None:
-        if len(self._buffer) < 2:
+        head = self._length_bytes
+        if len(self._buffer) < head:
             return None
-        size = int.from_bytes(self._buffer[:2], "big")
+        size = int.from_bytes(self._buffer[:head], "big")
         expected = EXPECTED[self._state]
         if size > self._limits.handshake_packet:
             self._refuse(
@@ -501,17 +511,17 @@ class Handshake:
                 f"{self._limits.handshake_packet} are allowed; check that it is an Erlang node, "
                 "and that both use TLS or none."
             )
-        if len(self._buffer) < 2 + size:
+        if len(self._buffer) < head + size:
             return None
-        packet = bytes(self._buffer[2 : 2 + size])
-        del self._buffer[: 2 + size]
+        packet = bytes(self._buffer[head : head + size])
+        del self._buffer[: head + size]
         old = packet[:1] == b"n" and expected.tag == b"N"
         if packet[:1] != expected.tag and not old:
             self._malformed(packet)
         return packet
 
     def _send(self, packet: bytes) -> None:
-        self._out += len(packet).to_bytes(2, "big") + packet
+        self._out += len(packet).to_bytes(self._length_bytes, "big") + packet
 
     def _who(self) -> str:
         return f"Node {self._peer}" if self._peer else f"A peer that connected to {self._name}"

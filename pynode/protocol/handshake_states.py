@@ -73,7 +73,8 @@ EXPECTED: Final[Mapping[State, Expected]] = {
     State.RECV_STATUS: Expected(
         b"s",
         "status",
-        "before it answered; look for the reason in its log, and check that this is its port",
+        "before it answered; look for the reason in its log, "
+        "and check that this is its port, and that both use TLS or none",
     ),
     State.RECV_CHALLENGE: Expected(
         b"N", "challenge", "after it had let us in; look for the reason in its log"

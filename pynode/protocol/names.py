@@ -27,6 +27,16 @@ def is_host(host: str) -> bool:
     return len(host) <= MAX_NAME and _HOST.fullmatch(host) is not None
 
 
+def is_long(name: str) -> bool:
+    """Return whether a node name is a long one: its host has a dot, or is an address of IPv6.
+
+    Nodes with long names (``erl -name``) and with short ones (``-sname``) do not connect to each
+    other; see `splitnode` in OTP's ``inet_tcp_dist.erl``.
+    """
+    host = name.partition("@")[2]
+    return "." in host or ":" in host
+
+
 def require_node_name(name: str) -> None:
     """Raise ValueError if `name` is no node name."""
     if not is_node_name(name):

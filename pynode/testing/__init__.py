@@ -14,6 +14,7 @@ from __future__ import annotations
 from pynode.testing.beam import BeamError, BeamNode, BeamProcess
 from pynode.testing.children import ChildExitedError, Lines
 from pynode.testing.epmd import Epmd
+from pynode.testing.netns import Network, why_no_network
 from pynode.testing.python_node import PynodeProcess
 from pynode.testing.runtimes import Runtime, compile_module, find_runtimes
 from pynode.testing.waiting import wait_until
@@ -25,9 +26,11 @@ __all__ = [
     "ChildExitedError",
     "Epmd",
     "Lines",
+    "Network",
     "PynodeProcess",
     "Runtime",
     "compile_module",
     "find_runtimes",
     "wait_until",
+    "why_no_network",
 ]

@@ -8,6 +8,7 @@ first pipe ends the node, the end of the second tells us that it has ended.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import itertools
 import os
 import secrets
@@ -51,10 +52,12 @@ class BeamError(Exception):
 class BeamNode:
     """A BEAM node, running from construction until `stop`, `kill` or the end of a ``with``.
 
-    `name` is as ``erl`` takes it; without a host it is at 127.0.0.1, and a host without a dot
-    makes it a short name. `epmd` is an `Epmd`, or the port of one; by default the environment
-    says. `flags` are added to the command line and `env` to the environment. `cookie` defaults to
-    a random one, `runtime` to the oldest.
+    `name` is as ``erl`` takes it; without a host it is at 127.0.0.1, and a host with neither a dot
+    nor a colon makes it a short name. It listens at the address `listen`, which makes it a node
+    of IPv6 if it is such an address. `epmd` is an `Epmd`, or the port of one; by default the
+    environment says. `flags` are added to the command line and `env` to the environment, and
+    `prefix` is a command that runs another one (``ip netns exec NAME``). `cookie` defaults to a
+    random one, `runtime` to the oldest.
 
     Raises ChildExitedError with the node's output if it does not start.
     """
@@ -67,8 +70,10 @@ class BeamNode:
         runtime: Runtime | None = None,
         epmd: Epmd | int | None = None,
         hidden: bool = False,
+        listen: str = "127.0.0.1",
         flags: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
     ) -> None:
         self.runtime = runtime if runtime is not None else _default_runtime()
         self.cookie = cookie if cookie is not None else secrets.token_hex(10)
@@ -87,7 +92,7 @@ class BeamNode:
         with requests_out, answers_in:
             pipes = (requests_out.fileno(), answers_in.fileno())
             self._child = Child(
-                self._command(pipes, hidden=hidden, flags=flags),
+                [*prefix, *self._command(pipes, listen, hidden=hidden, flags=flags)],
                 env=_environment(epmd) | dict(env or {}),
                 pass_fds=pipes,
             )
@@ -102,15 +107,18 @@ class BeamNode:
             self.kill()
             raise
 
-    def _command(self, pipes: tuple[int, int], *, hidden: bool, flags: Sequence[str]) -> list[str]:
+    def _command(
+        self, pipes: tuple[int, int], listen: str, *, hidden: bool, flags: Sequence[str]
+    ) -> list[str]:
         host = self.name.partition("@")[2]
         return [
             str(self.runtime.erl),
             *_EMULATOR_FLAGS,
             *("-noinput", "-boot", "no_dot_erlang", "-start_epmd", "false"),
-            *("-name" if "." in host else "-sname", self.name),
+            *("-name" if "." in host or ":" in host else "-sname", self.name),
             *("-setcookie", self.cookie),
-            *("-kernel", "inet_dist_use_interface", "{127,0,0,1}"),
+            *(["-proto_dist", "inet6_tcp"] if ":" in listen else []),
+            *("-kernel", "inet_dist_use_interface", _erlang_address(listen)),
             *(["-hidden"] if hidden else []),
             *("-pynode_testing", str(_NODE_LOOP), *map(str, pipes)),
             "-eval",
@@ -260,6 +268,14 @@ def _default_runtime() -> Runtime:
     if not runtimes:
         raise ChildExitedError("No Erlang runtime was found: install Erlang/OTP 25 or later.")
     return runtimes[0]
+
+
+def _erlang_address(address: str) -> str:
+    """Return an IP address as the tuple that it is in Erlang."""
+    parsed = ipaddress.ip_address(address)
+    separator, base = (".", 10) if parsed.version == 4 else (":", 16)
+    numbers = (int(number, base) for number in parsed.exploded.split(separator))
+    return "{" + ",".join(map(str, numbers)) + "}"
 
 
 def _environment(epmd: Epmd | int | None) -> dict[str, str]:

@@ -13,7 +13,7 @@ from pynode.testing.children import Child, ChildExitedError, Lines
 from pynode.testing.epmd import Epmd
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 #: Seconds in which it has to start.
 _START_TIMEOUT = 30.0
@@ -24,7 +24,8 @@ class PynodeProcess:
 
     `name` gets the host 127.0.0.1 if it has none. `args` are added to the command line, and `env`
     to the environment, which configures nothing of ours otherwise. `epmd` is an `Epmd`, or the
-    port of one; by default the environment says. `cookie` defaults to a random one.
+    port of one; by default the environment says. `prefix` is a command that runs another one
+    (``ip netns exec NAME``). `cookie` defaults to a random one.
 
     Raises ChildExitedError with its output if it does not start.
     """
@@ -36,6 +37,7 @@ class PynodeProcess:
         cookie: str | None = None,
         epmd: Epmd | int | None = None,
         env: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
     ) -> None:
         name = name if name is not None else f"py{secrets.token_hex(5)}"
         self.name = name if "@" in name else f"{name}@127.0.0.1"
@@ -48,7 +50,7 @@ class PynodeProcess:
         if epmd is not None:
             environment["ERL_EPMD_PORT"] = str(epmd)
         self._child = Child(
-            [sys.executable, "-m", "pynode", "serve", "--name", self.name, *args],
+            [*prefix, sys.executable, "-m", "pynode", "serve", "--name", self.name, *args],
             env=environment | dict(env or {}),
         )
         try:

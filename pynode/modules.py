@@ -1,4 +1,4 @@
-"""Finding what a request names: a module, a function in it, and the arguments for it."""
+"""Finding what a call from elsewhere names: a module, a function in it, and the arguments for it."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ class Modules:
 
     def __init__(self, allow: Iterable[str] | None = None) -> None:
         self._allow = None if allow is None else frozenset(allow)
+        #: Whether there is a list of what may be called.
+        self.guarded = self._allow is not None
         self._imported: dict[str, ModuleType] = {}
 
     def check(self, name: str) -> None:
@@ -48,12 +50,18 @@ class Modules:
         Raises NotAllowedError, InvalidRequestError, and whatever the import and the attributes
         raise: ImportError, AttributeError and others.
         """
-        name = text(module, "module")
-        value: Any = self._imported.get(name)
-        if value is None:
+        return self.attribute(self.module(text(module, "module")), path)
+
+    def module(self, name: str) -> ModuleType:
+        """Return the module `name`, importing it if need be.
+
+        Raises NotAllowedError, and whatever the import raises.
+        """
+        module = self._imported.get(name)
+        if module is None:
             self.check(name)
-            value = self._import(name)
-        return self.attribute(value, path)
+            module = self._import(name)
+        return module
 
     def call(self, module: Any, path: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
         """Call the function `path` of `module`. Raises what `find` and the function raise."""

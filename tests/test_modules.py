@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pynode.bridge.invoke import Modules, arguments, text
+from pynode.modules import Modules, arguments, text
 from pynode.errors import InvalidRequestError, NotAllowedError
 from pynode.terms import Atom, Map
 

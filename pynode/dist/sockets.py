@@ -1,0 +1,36 @@
+"""TCP connections to hosts, of which each may have several addresses."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+
+def connect(host: str, port: int, deadline: float) -> socket.socket:
+    """Return a connection with the first address of `host` that answers.
+
+    The addresses, of IPv4 and IPv6, are tried in the order of the system's resolver and share the
+    time until `deadline` (of `time.monotonic`), so that one that swallows packets does not use it
+    up. The socket keeps the timeout that was left to it. Raises socket.gaierror, an OSError, for
+    a host that is not known, and the OSError of the last address.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:
+        # What can be no host is not found, either: an empty label, or one of 64 characters.
+        raise socket.gaierror(socket.EAI_NONAME, "no host can have this name") from error
+    failure = OSError()  # There is at least one address.
+    for tried, (family, kind, protocol, _, address) in enumerate(found):
+        left = (deadline - time.monotonic()) / (len(found) - tried)
+        sock = None
+        try:
+            sock = socket.socket(family, kind, protocol)
+            sock.settimeout(max(0.001, left))
+            sock.connect(address)
+        except OSError as error:
+            if sock is not None:  # This machine may have no IPv6 at all.
+                sock.close()
+            failure = error
+        else:
+            return sock
+    raise failure
