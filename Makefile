@@ -1,12 +1,15 @@
 # Everything that is done to this project, on a developer's machine and in CI, is done from here.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-python test-elixir demo check check-python check-elixir format clean
+.PHONY: help setup test test-python test-elixir fuzz demo check check-python check-elixir format \
+    clean
 
 PYTHON := $(CURDIR)/.venv/bin/python
 HARNESS := elixir_harness
 EXAMPLE := $(HARNESS)/examples/session_lifecycle_example
 MIX_PROJECTS := $(patsubst %/mix.exs,%,$(wildcard $(HARNESS)/mix.exs $(HARNESS)/examples/*/mix.exs))
+FUZZ_TARGETS := $(sort $(patsubst tests/fuzz/fuzz_%.py,%,$(wildcard tests/fuzz/fuzz_*.py)))
+SECONDS := 60
 # For commands that start BEAM nodes: an EPMD of their own, which ends with them.
 WITH_EPMD := $(PYTHON) $(CURDIR)/scripts/with_epmd.py
 
@@ -29,6 +32,13 @@ test-python: setup ## Run the tests in tests/.
 test-elixir: setup ## Run the tests of the Elixir library and of its examples.
 	@set -e; for project in $(MIX_PROJECTS); do \
 	    (cd $$project && $(WITH_EPMD) mix test); \
+	done
+
+fuzz: setup ## Fuzz each parser, guided by coverage, for SECONDS=60.
+	@set -e; for target in $(FUZZ_TARGETS); do \
+	    echo "Fuzzing $$target ..."; \
+	    $(PYTHON) -m tests.fuzz.run $$target -max_total_time=$(SECONDS) \
+	        -verbosity=0 -print_final_stats=1; \
 	done
 
 demo: setup ## Run the example, a tour of how sessions live and end.

@@ -49,6 +49,10 @@ class Request(Generic[T]):
     `result` waits for that; in a coroutine, ``await`` the request itself. Both return the answer
     or raise ExitError, as often as they are asked. A request that nobody waits for any more is to
     be given up: `abandon` does, and so does a `result` whose time is over.
+
+    >>> requests = [node.erpc_request("app@127.0.0.1", "erlang", "abs", [-n]) for n in range(3)]
+    >>> [request.result() for request in requests]
+    [0, 1, 2]
     """
 
     def __init__(self, node: Node, reference: Reference, what: str) -> None:

@@ -1,4 +1,4 @@
-"""Finding what a call from elsewhere names: a module, a function in it, and the arguments for it."""
+"""Finding what a call from elsewhere names: a module, a function in it, and its arguments."""
 
 from __future__ import annotations
 

@@ -80,9 +80,14 @@ class Node:
 
     A peer from which nothing has come for `net_ticktime` seconds is taken for lost.
 
-    With `tls`, all connections use it, and both sides check each other's certificates.
+    With `tls`, all connections use it, and both sides check each other's certificates. `limits`
+    are what peers may ask of it.
 
     Raises ValueError for a name, port or time that is none, CookieError, and TlsError.
+
+    >>> with Node("example@127.0.0.1", cookie="secret") as example:
+    ...     example.erpc("app@127.0.0.1", "lists", "reverse", [[1, 2, 3]])
+    [3, 2, 1]
     """
 
     def __init__(
@@ -99,6 +104,7 @@ class Node:
         net_ticktime: float = config.NET_TICKTIME,
         tls: Tls | None = None,
         max_threads: int = config.MAX_THREADS,
+        limits: config.Limits = config.LIMITS,
     ) -> None:
         if not is_node_name(name):
             raise ValueError(f"{name!r} is no node name: use the form name@host.")
@@ -107,6 +113,7 @@ class Node:
         self.name = Atom(name)
         self.creation = 0
         self.engine = Engine(max_threads=max_threads)
+        self.limits = limits
         self.modules = Modules(allow)
         self.signals = Signals(self)
         self._loop = EventLoop(self.engine)
@@ -133,6 +140,7 @@ class Node:
             deliver=self.signals.deliver,
             net_ticktime=net_ticktime,
             tls=tls,
+            limits=limits,
         )
         self._numbers = itertools.count(1)
         self._ids = itertools.count(1)
@@ -355,6 +363,11 @@ class Node:
         """Start a process that runs ``function(*args, **kwargs)``, and exits when that returns.
 
         Inside, `current_process` is the process. An exception is its exit reason.
+
+        >>> with node.process() as parent:
+        ...     child = node.spawn(lambda: node.send(parent.pid, current_process().pid))
+        ...     parent.receive() == child
+        True
         """
         self.check_running()
         process = Spawned(function, args, kwargs)
@@ -524,6 +537,11 @@ class Node:
     def monitor(self, to: Address, callback: Callable[[Any], object]) -> Reference:
         """Monitor a process: `callback(reason)` is called once, when it is ``DOWN``.
 
+        >>> reasons = queue.SimpleQueue()
+        >>> reference = node.monitor(("nobody", "app@127.0.0.1"), reasons.put)
+        >>> reasons.get()
+        Atom('noproc')
+
         The reason is an Erlang term: what the process exited with, ``noproc`` if there is no
         such process, ``noconnection`` if its node is lost. The callback comes on the thread
         that reads from the node and must not block. Raises NodeUnavailableError.
@@ -561,6 +579,9 @@ class Node:
 
         Raises CallTimeoutError, ExitError with the reason if the process exits before it has
         answered or does not exist, NodeUnavailableError, EncodeError.
+
+        >>> node.call(("net_kernel", "app@127.0.0.1"), (Atom("is_auth"), node.name))
+        Atom('yes')
         """
         return calls.send_request(self, *self.reach(to), request).result(timeout)
 
@@ -618,6 +639,9 @@ class Node:
 
         Returns what it has returned on each of them, in their order. Where `erpc` would raise a
         PynodeError, that is in its place. Raises EncodeError.
+
+        >>> node.multicall(["app@127.0.0.1", node.name], "erlang", "node", [])
+        [Atom('app@127.0.0.1'), Atom('docs@127.0.0.1')]
         """
         return calls.multicall(self, peers, (module, function, args), timeout)
 
@@ -649,7 +673,7 @@ class Node:
 
     def decode(self, payload: bytes) -> Any:
         """Return the Python value of an encoded message. Raises DecodeError."""
-        return decode(payload, fun=self.callable)
+        return decode(payload, fun=self.callable, limits=self.limits)
 
     def callable(self, fun: Fun) -> RemoteFun:
         """Return `fun` as something that can be called from here."""

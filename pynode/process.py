@@ -82,6 +82,11 @@ class Process(Destination):
 
     With `trap_exit` set, exit signals are messages ``{'EXIT', Pid, Reason}``; see `erlang:exit/2`
     and `process_flag/2`.
+
+    >>> with node.process(name="inbox") as process:
+    ...     node.send("inbox", "hello")
+    ...     process.receive()
+    'hello'
     """
 
     def __init__(self) -> None:
@@ -257,6 +262,12 @@ class Process(Destination):
         The others stay in the mailbox, as in Erlang's selective receive; a message that `match`
         raises for stays, too. `timeout` in seconds; None waits as long as it takes. Raises
         ReceiveTimeoutError, and ExitError with the reason if the process has exited.
+
+        >>> with node.process() as process:
+        ...     for number in range(3):
+        ...         node.send(process.pid, number)
+        ...     process.receive(lambda number: number > 1), process.receive(), process.receive()
+        (2, 0, 1)
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         search = Search(self.mailbox, match)
@@ -280,6 +291,11 @@ class Process(Destination):
 
         ``Process`` is its pid, or ``{Name, Node}`` if that is what was monitored. See
         `erlang:monitor/2`. Raises NodeUnavailableError.
+
+        >>> with node.process() as process:
+        ...     reference = process.monitor(("nobody", "app@127.0.0.1"))
+        ...     process.receive()[3:]
+        ((Atom('nobody'), Atom('app@127.0.0.1')), Atom('noproc'))
         """
         with self.node.engine.shield():
             return self.monitor_over(*self.node.reach(to))
@@ -324,6 +340,14 @@ class Process(Destination):
         """Link this process to another: when one exits, so does the other. See `erlang:link/1`.
 
         If there is no such process, an exit signal ``noproc`` comes. Raises NodeUnavailableError.
+
+        >>> with node.process() as process:
+        ...     process.trap_exit = True
+        ...     other = node.spawn_at("app@127.0.0.1", "timer", "sleep", [Atom("infinity")])
+        ...     process.link(other)
+        ...     node.exit(other, Atom("boom"))
+        ...     process.receive() == (Atom("EXIT"), other, Atom("boom"))
+        True
         """
         with self.node.engine.shield():
             self.link_over(self.node.ready(other.node), other)
@@ -387,14 +411,8 @@ class Spawned(Process):
         self, function: Callable[..., Any], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> None:
         super().__init__()
-        self._function = functools.partial(function, *args, **(kwargs or {}))
+        self._call = functools.partial(function, *args, **(kwargs or {}))
         self._body = _Body(self)
-        #: What it runs, for people: a module, a function and its arity.
-        self.initial_call: tuple[Any, Any, int] = (
-            Atom(str(getattr(function, "__module__", "pynode"))[:255]),
-            Atom(str(getattr(function, "__qualname__", "call"))[:255]),
-            len(args),
-        )
 
     def attached(self) -> Task:
         """See `Destination.attached`."""
@@ -413,7 +431,14 @@ class Spawned(Process):
     def info(self) -> dict[str, Any]:
         """See `Destination.info`."""
         status = Atom("waiting" if self._body.is_waiting else "running")
-        return {**super().info(), "initial_call": self.initial_call, "status": status}
+        return {**super().info(), "initial_call": self.initial_call(), "status": status}
+
+    def initial_call(self) -> tuple[Any, Any, int]:
+        """Return what it runs, for people: a module, a function and its arity."""
+        function = self._call.func
+        module = str(getattr(function, "__module__", "pynode"))
+        name = str(getattr(function, "__qualname__", "call"))
+        return Atom(module[:255]), Atom(name[:255]), len(self._call.args)
 
     def returned(self, value: Any) -> Any:  # noqa: ARG002
         """Return what to exit with after the function has returned `value`."""
@@ -431,7 +456,7 @@ class Spawned(Process):
         token = _current.set(self)
         try:
             try:
-                value = body.interruptible(self._function)
+                value = body.interruptible(self._call)
                 if type(value) is CoroutineType:
                     value = body.interruptible(self.node.run_async, value)
                 reason = self.returned(value)

@@ -21,9 +21,9 @@ from functools import singledispatch
 from typing import TYPE_CHECKING, Any, Final
 
 from pynode import etf
-from pynode.config import LIMITS
+from pynode.config import LIMITS, Limits
 from pynode.errors import DecodeError, EncodeError
-from pynode.terms import Atom, Fun, Map, Reference, collisions, is_deep
+from pynode.terms import Atom, Fun, ImproperList, Map, Reference, collisions, is_deep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -241,10 +241,18 @@ def _zone_name(value: dt.datetime, offset: dt.timedelta) -> str:
     return str(value.tzname())
 
 
+_CONTAINERS: Final = frozenset({list, tuple, dict, Map, ImproperList})
+
+
 def no_objects(value: Any) -> Any:
     """A `default` for the codec where there is no registry to keep an object."""
     term = to_term(value)
     if term is UNREPRESENTABLE:
+        if type(value) in _CONTAINERS:  # which have a form, but for this
+            raise EncodeError(
+                f"A {type(value).__name__} is inside itself, or nested deeper than "
+                f"{LIMITS.depth} levels: send it flatter."
+            )
         raise EncodeError(
             f"A {type(value).__name__} has no Erlang form: send its parts, or register one "
             f"with pynode.to_term.register({type(value).__name__})."
@@ -284,12 +292,13 @@ def decode(
     *,
     fun: Callable[[Fun], Any],
     struct: Callable[[dict[Any, Any]], Any] = from_struct,
+    limits: Limits = LIMITS,
 ) -> Any:
     """Return the Python value of a message's payload; `fun` makes its funs callable.
 
     Raises DecodeError, also for what follows the term.
     """
-    value, end = etf.decode_at(payload, 0, struct=struct, fun=fun)
+    value, end = etf.decode_at(payload, 0, struct=struct, fun=fun, limits=limits)
     if end != len(payload):
         raise DecodeError(
             f"{len(payload) - end} bytes follow the term of a message: "

@@ -48,8 +48,15 @@ packages=()
 find_python >/dev/null || packages+=(python3 python3-venv)
 otp_is_good || packages+=(erlang-base erlang-crypto erlang-dev erlang-dialyzer erlang-ssl)
 command -v mix >/dev/null || packages+=(elixir)
+# What the tests with other implementations of the protocol need; without, they are skipped.
+clients=()
+command -v gcc >/dev/null || clients+=(gcc libc6-dev)
+[ -e /usr/include/ei.h ] || clients+=(erlang-dev)
+command -v javac >/dev/null || clients+=(default-jdk-headless)
+[ -e /usr/share/java/OtpErlang.jar ] || clients+=(erlang-jinterface)
 
-if [ ${#packages[@]} -gt 0 ]; then
+can_install=yes
+if [ ${#packages[@]} -gt 0 ] || [ ${#clients[@]} -gt 0 ]; then
     as_root=()
     if [ "$(id -u)" -ne 0 ]; then
         if command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
@@ -59,9 +66,17 @@ if [ ${#packages[@]} -gt 0 ]; then
         fi
     fi
     if ! command -v apt-get >/dev/null || [ "${as_root[*]}" = false ]; then
-        give_up "Please install Python 3.11 or later with venv, Erlang/OTP 25 or later with dialyzer,\
- and Elixir 1.14 or later, and run this again (Debian, as root: apt-get install ${packages[*]})."
+        can_install=no
+        [ ${#packages[@]} -eq 0 ] ||
+            give_up "Please install Python 3.11 or later with venv, Erlang/OTP 25 or later with\
+ dialyzer, and Elixir 1.14 or later, and run this again (Debian, as root: apt-get install\
+ ${packages[*]})."
+        printf '%s\n' "The tests with nodes in C and Java will be skipped: for them, install gcc with\
+ Erlang's ei.h, and a JDK with OtpErlang.jar (Debian, as root: apt-get install ${clients[*]})." >&2
     fi
+fi
+if [ "$can_install" = yes ] && [ $((${#packages[@]} + ${#clients[@]})) -gt 0 ]; then
+    packages+=(${clients[@]+"${clients[@]}"})
     echo "Installing ${packages[*]} ..."
     apt() {
         ${as_root[@]+"${as_root[@]}"} env DEBIAN_FRONTEND=noninteractive \

@@ -11,10 +11,21 @@ import hypothesis
 import psutil
 import pytest
 
-from pynode.testing import BeamNode, Epmd, PynodeProcess, Runtime, children, find_runtimes
+from pynode.testing import (
+    BeamNode,
+    Epmd,
+    Network,
+    PynodeProcess,
+    Runtime,
+    children,
+    find_runtimes,
+    why_no_network,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from pynode import Node
 
 RUNTIMES = find_runtimes()
 #: The oldest runtime that matters and the newest; None where there is none.
@@ -82,6 +93,44 @@ def epmd() -> Iterator[Epmd]:
         yield epmd
 
 
+@pytest.fixture(scope="session")
+def small_epmd() -> Iterator[int]:
+    """The port of a port mapper that needs no Erlang."""
+    from pynode.dist.epmd import EpmdServer
+
+    with EpmdServer(port=0) as server:
+        yield server.port
+
+
+@pytest.fixture
+def start_node(
+    small_epmd: int, cookie: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Node]]:
+    """Node, started in this process, for tests without a BEAM; all stop with the test."""
+    from pynode import Node
+
+    monkeypatch.setenv("ERL_EPMD_PORT", str(small_epmd))
+    with ExitStack() as stack:
+
+        def start(name: str | None = None, **options: Any) -> Node:
+            name = name or f"py{secrets.token_hex(5)}@127.0.0.1"
+            return stack.enter_context(Node(name, cookie=cookie, **options))
+
+        yield start
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    """Two hosts and a cable between them; skips the test without the rights to have them."""
+    reason = why_no_network()
+    if reason is not None:
+        if os.environ.get("CI") and os.geteuid() == 0:
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with Network() as network:
+        yield network
+
+
 @pytest.fixture
 def start_beam(epmd: Epmd, cookie: str) -> Iterator[Callable[..., BeamNode]]:
     """BeamNode for tests that need several or that break them; all end with the test.
@@ -128,10 +177,15 @@ def beam28(epmd: Epmd, cookie: str) -> Iterator[BeamNode]:
 
 
 @pytest.fixture(scope="module", params=BOTH)
-def any_beam(request: pytest.FixtureRequest, epmd: Epmd, cookie: str) -> Iterator[BeamNode]:
+def any_runtime(request: pytest.FixtureRequest) -> Runtime:
+    """Each runtime in turn, for tests that start nodes of their own."""
+    return require_old() if request.param == "old" else require_new()
+
+
+@pytest.fixture(scope="module")
+def any_beam(any_runtime: Runtime, epmd: Epmd, cookie: str) -> Iterator[BeamNode]:
     """A node of each runtime in turn, shared by the tests of a module: leave it as it was."""
-    runtime = require_old() if request.param == "old" else require_new()
-    with BeamNode(runtime=runtime, cookie=cookie, epmd=epmd) as node:
+    with BeamNode(runtime=any_runtime, cookie=cookie, epmd=epmd) as node:
         yield node
 
 

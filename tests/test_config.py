@@ -33,6 +33,16 @@ def test_every_limit_is_documented() -> None:
     assert table("Limits") == {name: str(value) for name, value in asdict(config.LIMITS).items()}
 
 
+def test_every_limit_is_proved_by_a_test() -> None:
+    section = PAGE.partition("## Limits\n")[2].partition("\n## ")[0]
+    proofs = re.findall(r"^\| `\w+` \|.*\| `(test_\w+)` \|$", section, flags=re.MULTILINE)
+    assert len(proofs) == len(asdict(config.LIMITS))
+    folder = Path(__file__).parent
+    sources = [path.read_text(encoding="utf-8") for path in folder.rglob("test_*.py")]
+    for name in [*proofs, *re.findall(r"\(`(test_\w+)`\)", section)]:
+        assert any(f"def {name}(" in source for source in sources), name
+
+
 def test_every_setting_of_a_session_is_documented(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SNAKEBRIDGE_REF_TTL_SECONDS", "SNAKEBRIDGE_REF_MAX"):
         monkeypatch.delenv(name, raising=False)

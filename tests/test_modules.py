@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from pynode.modules import Modules, arguments, text
 from pynode.errors import InvalidRequestError, NotAllowedError
+from pynode.modules import Modules, arguments, text
 from pynode.terms import Atom, Map
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from pynode import gen
 from pynode.bridge.failures import bridge_error, python_error, without_frames
-from pynode.modules import arguments, text
 from pynode.bridge.requests import ERROR, REQUESTS, invalid, ref_to, reference_of
 from pynode.dist.task import CallInterrupted, Task
 from pynode.errors import (
@@ -22,6 +21,7 @@ from pynode.errors import (
     PynodeError,
     SessionNotFoundError,
 )
+from pynode.modules import arguments, text
 from pynode.objects import UNKNOWN, Entry, Session
 from pynode.show import short
 from pynode.terms import Atom, Map, Pid, Reference
@@ -29,8 +29,8 @@ from pynode.values import UNREPRESENTABLE, Ref, encode, to_term
 
 if TYPE_CHECKING:
     from pynode.bridge.service import Bridge
-    from pynode.dist.connection import Connection
     from pynode.calls import RemoteFun
+    from pynode.dist.connection import Connection
 
 log = logging.getLogger(__name__)
 

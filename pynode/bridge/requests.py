@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pynode._version import __version__
-from pynode.modules import text
 from pynode.errors import InvalidRefError, InvalidRequestError
+from pynode.modules import text
 from pynode.objects import Entry, Session, SessionSettings
 from pynode.show import short
 from pynode.terms import Atom, Pid, Reference

@@ -12,7 +12,6 @@ from pynode import etf
 from pynode.bridge.call import Call
 from pynode.calls import RemoteFun
 from pynode.destination import Destination
-from pynode.dist.task import Task
 from pynode.errors import BridgeError, DecodeError, InvalidRequestError, NodeUnavailableError
 from pynode.objects import OWNER_DOWN, Registry, Session
 from pynode.show import short
@@ -21,6 +20,7 @@ from pynode.values import Ref, decode, from_struct
 
 if TYPE_CHECKING:
     from pynode.dist.connection import Connection
+    from pynode.dist.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -165,7 +165,8 @@ class Bridge(Destination):
             return value
 
         try:
-            message = decode(payload, struct=struct, fun=self._callable)
+            limits = self.node.limits
+            message = decode(payload, struct=struct, fun=self._callable, limits=limits)
         except DecodeError as error:
             return self._undecodable(connection, payload, error)
         match message:

@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 LOOPBACK: Final = "127.0.0.1"
 LOOPBACK6: Final = "::1"
+#: Seconds that EPMD has to give a name back.
+_CLOSE_TIMEOUT: Final = 1.0
 #: Bytes that one answer of an EPMD may have; it is the list of names that can be long.
 MAX_ANSWER: Final = config.LIMITS.epmd_answer
 
@@ -134,9 +136,12 @@ class Registration:
     def close(self) -> None:
         """Give the name back. Doing it twice is harmless."""
         self._closing = True
-        # Ends the recv in the other thread, which close alone would not.
-        _shutdown(self._sock)
-        self.closed.wait()
+        # EPMD closes its end when it has taken note: the name is free from then on.
+        _shutdown(self._sock, socket.SHUT_WR)
+        if not self.closed.wait(_CLOSE_TIMEOUT):
+            # Ends the recv in the other thread, which close alone would not.
+            _shutdown(self._sock)
+            self.closed.wait()
 
     def _watch(self) -> None:
         # EPMD has nothing to say on this connection: only its end matters.
@@ -496,6 +501,6 @@ def _send(sock: socket.socket, data: bytes) -> int | None:
         return None
 
 
-def _shutdown(sock: socket.socket) -> None:
+def _shutdown(sock: socket.socket, how: int = socket.SHUT_RDWR) -> None:
     with contextlib.suppress(OSError):  # It may be closed already.
-        sock.shutdown(socket.SHUT_RDWR)
+        sock.shutdown(how)

@@ -16,8 +16,6 @@ from pynode.show import short
 from pynode.terms import Atom, ExternalFun, Fun
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from pynode.node import Node
 
 _ERROR, _UNDEF = Atom("error"), Atom("undef")
@@ -43,10 +41,11 @@ def outcome(
 
     The frames of this package are left out, as those of `erpc.erl` are there.
     """
-    if isinstance(error, RefusedError):
+    # isinstance() would ask the exception, which may be anything.
+    if type(error) is RefusedError:
         return _ERROR, error.reason, error.stack
     kind, reason, stack = class_and_reason(error)
-    if is_ours_alone(error) and not isinstance(error, RemoteError):
+    if is_ours_alone(error) and type(error) is not RemoteError:
         stack = [(module, function, arity, [])]
     return kind, reason, stack
 
@@ -65,7 +64,10 @@ def apply(node: Node, module: Any, function: Any, args: Any) -> Any:
         return apply(node, *args) if len(args) == 3 else apply_fun(node, *args)
     own = FUNCTIONS.get((name, path, len(args)))
     if own is None:
-        return _python_function(node, call, name, path)(*args)
+        function_here = _find(node, name, path)
+        if not callable(function_here):
+            raise RefusedError("check the spelling.", reason=_UNDEF, call=call)
+        return function_here(*args)
     try:
         return own(node, *args)
     except ErlangError as error:
@@ -86,33 +88,30 @@ def apply_fun(node: Node, fun: Any, args: Any) -> Any:
     raise RefusedError(advice, reason=BADARG, call=(Atom("erlang"), Atom("apply"), [fun, args]))
 
 
-def _python_function(
-    node: Node, call: tuple[Any, Any, Any], name: str, path: str
-) -> Callable[..., Any]:
-    """Return a function of a Python module; raises RefusedError, NotAllowedError and others."""
-    undef = RefusedError("check the spelling.", reason=_UNDEF, call=call)
-    parts = name.split(".")
+def _find(node: Node, name: str, path: str) -> Any:
+    """Return what is called `path` in the Python module `name`, None if there is nothing.
+
+    Raises NotAllowedError, and what the import raises.
+    """
+    package = name.partition(".")[0]
     # Python must not look for Erlang's and Elixir's modules: it might find something.
-    if parts[0] in {"erlang", "Elixir"} or not all(map(str.isidentifier, parts)):
-        raise undef
+    if package in {"erlang", "Elixir"} or not all(map(str.isidentifier, name.split("."))):
+        return None
     try:
         module = node.modules.module(name)
     except NotAllowedError:
         # Whoever asks for a module that is nowhere gets the same answer from a guarded node.
-        if _is_anywhere(parts[0]):
+        if _is_anywhere(package):
             raise
-        raise undef from None
+        return None
     except ModuleNotFoundError as error:
         if f"{name}.".startswith(f"{error.name}."):
-            raise undef from None
+            return None
         raise
     try:
-        function = node.modules.attribute(module, path)
+        return node.modules.attribute(module, path)
     except (AttributeError, InvalidRequestError):
-        raise undef from None
-    if not callable(function):
-        raise undef
-    return function  # type: ignore[no-any-return]
+        return None
 
 
 def _is_anywhere(package: str) -> bool:

@@ -58,7 +58,7 @@ class _Call(Called):
 
     def raised(self, error: BaseException) -> Any:
         """See `Spawned.raised`."""
-        kind, reason, stack = outcome(error, *self.initial_call)
+        kind, reason, stack = outcome(error, *self.initial_call())
         if kind != "throw":
             reason = (_BADRPC, (_EXIT, (reason, stack) if kind == "error" else reason))
         self._answer(reason)

@@ -34,11 +34,15 @@ class Applied(Spawned):
 
     def __init__(self, node: Node, module: Any, function: Any, args: Any) -> None:
         super().__init__(apply, (node, module, function, args))
-        self.initial_call = (module, function, len(args) if type(args) is list else 0)
+
+    def initial_call(self) -> tuple[Any, Any, int]:
+        """See `Spawned.initial_call`."""
+        _, module, function, args = self._call.args
+        return module, function, len(args) if type(args) is list else 0
 
     def raised(self, error: BaseException) -> Any:
         """See `Spawned.raised`."""
-        if isinstance(error, RefusedError):
+        if type(error) is RefusedError:
             log.warning("%s", error)
             return (error.reason, error.stack)
         return super().raised(error)
@@ -74,7 +78,7 @@ class ErpcCall(Called):
 
     def raised(self, error: BaseException) -> Any:
         """See `Spawned.raised`."""
-        kind, reason, stack = outcome(error, *self.initial_call)
+        kind, reason, stack = outcome(error, *self.initial_call())
         if kind == _ERROR:
             return (self._result, kind, reason, stack)
         return (self._result, kind, reason)

@@ -132,7 +132,7 @@ class Fragments:
         self.size = len(payload)
 
     def __len__(self) -> int:
-        return -(-self.size // FRAGMENT_SIZE)
+        return (self.size + FRAGMENT_SIZE - 1) // FRAGMENT_SIZE
 
     def __iter__(self) -> Iterator[tuple[bytes, memoryview]]:
         """Yield the frames (erl_ext_dist, "Distribution Header"), the first one first."""

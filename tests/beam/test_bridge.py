@@ -524,7 +524,7 @@ def test_a_fun_that_fails_is_a_python_exception(
         "Request = {call, functools, reduce, [fun(_, _) -> error(oops) end, [1, 2]], []}, " + CALL,
         Node=Atom(module_pynode.name),
     )
-    assert error(answer)["type"] == "pynode.errors.ExitError"
+    assert error(answer)["type"] == "pynode.errors.RemoteError"
     assert "oops" in error(answer)["message"]
 
 

@@ -13,7 +13,7 @@ from pynode.testing import wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pynode.testing import BeamNode, BeamProcess, PynodeProcess
+    from pynode.testing import BeamNode, BeamProcess, PynodeProcess, Runtime
 
 CALL = "gen_server:call({snakebridge, Node}, Request, 30000)"
 SEND = "gen_server:send_request({snakebridge, Node}, Request)"
@@ -184,9 +184,12 @@ def test_a_session_can_be_given_away(any_beam: BeamNode, module_pynode: PynodePr
 
 
 def test_an_owner_on_a_third_node(
-    start_beam: Callable[..., BeamNode], start_pynode: Callable[..., PynodeProcess]
+    any_runtime: Runtime,
+    start_beam: Callable[..., BeamNode],
+    start_pynode: Callable[..., PynodeProcess],
 ) -> None:
-    caller, third, python = start_beam(), start_beam(), start_pynode()
+    caller, third = (start_beam(runtime=any_runtime) for _ in range(2))
+    python = start_pynode()
     owner = third.process()
     # The Python node has never heard of the third node: it connects by itself.
     assert ask(caller, python, Atom("open_session"), "far", owner.pid, {}) == Atom("ok")
@@ -200,7 +203,7 @@ def test_an_owner_on_a_third_node(
 def test_an_owner_whose_node_cannot_be_reached(
     start_beam: Callable[..., BeamNode], any_beam: BeamNode, module_pynode: PynodeProcess
 ) -> None:
-    third = start_beam()
+    third = start_beam(runtime=any_beam.runtime)
     owner = third.process().pid
     third.kill()
     tag, error = ask(any_beam, module_pynode, Atom("open_session"), "nowhere", owner, {})
@@ -226,7 +229,7 @@ def test_an_owner_on_the_python_node_itself(
 def test_a_beam_that_is_killed_takes_all_its_owners_with_it(
     start_beam: Callable[..., BeamNode], any_beam: BeamNode, module_pynode: PynodeProcess
 ) -> None:
-    doomed = start_beam()
+    doomed = start_beam(runtime=any_beam.runtime)
     refs = [make(doomed.process(), module_pynode, "builtins.object") for _ in range(20)]
     doomed.kill()
     names = {ref["session_id"] for ref in refs}
@@ -413,9 +416,11 @@ class Manager:
 
 
 def test_a_restarted_python_node_says_so(
-    start_beam: Callable[..., BeamNode], start_pynode: Callable[..., PynodeProcess]
+    any_beam: BeamNode,
+    start_beam: Callable[..., BeamNode],
+    start_pynode: Callable[..., PynodeProcess],
 ) -> None:
-    beam, python = start_beam(), start_pynode()
+    beam, python = start_beam(runtime=any_beam.runtime), start_pynode()
     owner = beam.process()
     ref = make(owner, python, "builtins.object")
     python.kill()

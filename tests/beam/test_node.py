@@ -1,11 +1,12 @@
-"""The node among real BEAM nodes: connecting both ways, signals, and what goes wrong."""
+"""Calls and signals between the node and real BEAM nodes, both ways, and what goes wrong."""
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import os
 import secrets
-import socket
+import signal
+import sys
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -17,17 +18,18 @@ from pynode import (
     CallTimeoutError,
     EncodeError,
     ExitError,
-    NameTakenError,
     Node,
     NodeUnavailableError,
+    ReceiveTimeoutError,
+    RemoteError,
 )
-from pynode.dist.epmd import EpmdClient
 from pynode.testing import Epmd, wait_until
+from pynode.testing.children import Child
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pynode.testing import BeamNode, PynodeProcess
+    from pynode.testing import BeamNode, PynodeProcess, Runtime
 
 PATIENCE = 10.0
 ECHO = """
@@ -38,7 +40,31 @@ init(State) -> {ok, State}.
 handle_call(stop, _, State) -> {stop, on_purpose, State};
 handle_call(silence, _, State) -> {noreply, State};
 handle_call(Request, _, State) -> {reply, {echo, Request}, State}.
+handle_cast({to, Pid, Message}, State) -> Pid ! Message, {noreply, State};
 handle_cast(_, State) -> {noreply, State}.
+"""
+#: How many processes monitor the server of `PROGRAM`.
+MONITORS = """
+    P = erpc:call(N, erlang, whereis, [echo]),
+    {monitored_by, Pids} = erpc:call(N, erlang, process_info, [P, monitored_by]), length(Pids)
+"""
+#: A program as users write them, with a server, that runs until a signal comes.
+PROGRAM = """
+import sys
+from pynode import GenServer, Node
+
+class Echo(GenServer):
+    def handle_call(self, request, from_):
+        return request
+
+    def terminate(self, reason):
+        print("terminated:", reason, flush=True)
+
+with Node(sys.argv[1], cookie=sys.argv[2]) as node:
+    node.add(Echo(), name="echo")
+    print("ready", flush=True)
+    node.run_forever()
+print("at the end", node.nodes(), flush=True)
 """
 
 
@@ -60,125 +86,6 @@ def start_echo(beam: BeamNode) -> str:
     return name
 
 
-def port_of(name: str) -> int:
-    port = EpmdClient().lookup(name.partition("@")[0])
-    assert port is not None
-    return port
-
-
-# --- connecting
-
-
-def test_a_beam_connects_and_pings(any_beam: BeamNode, node: Node) -> None:
-    assert any_beam.eval("net_kernel:connect_node(N)", N=node.name) is True
-    assert any_beam.eval("net_adm:ping(N)", N=node.name) == "pong"
-    assert node.nodes() == [any_beam.name]
-    # Hidden, as C-nodes are.
-    assert node.name in any_beam.eval("nodes(hidden)")
-    assert node.name not in any_beam.eval("nodes()")
-
-
-def test_python_connects_and_pings(any_beam: BeamNode, node: Node) -> None:
-    assert node.ping(any_beam.name)
-    assert node.name in any_beam.eval("nodes(hidden)")
-
-
-def test_two_python_nodes(node: Node, cookie: str) -> None:
-    with Node(f"py{secrets.token_hex(5)}@127.0.0.1", cookie=cookie) as other:
-        assert other.ping(node.name)
-        wait_until(lambda: node.nodes() == [other.name])
-    wait_until(lambda: node.nodes() == [])
-
-
-def test_a_node_that_stops_is_down(any_beam: BeamNode, epmd: Epmd, cookie: str) -> None:
-    with Node(f"py{secrets.token_hex(5)}@127.0.0.1", cookie=cookie) as node:
-        watch = any_beam.start_eval(
-            "net_kernel:connect_node(N), monitor_node(N, true),"
-            "receive {nodedown, N} -> down after 10000 -> timeout end",
-            N=node.name,
-        )
-        wait_until(lambda: any_beam.name in node.nodes())
-    assert watch.result(PATIENCE) == "down"
-
-
-def test_both_connect_at_once(start_beam: Callable[..., BeamNode], cookie: str) -> None:
-    # Names on either side of the BEAM's, so that each side wins some of them.
-    beam = start_beam("m" + secrets.token_hex(4))
-    for turn in range(20):
-        name = f"{'az'[turn % 2]}{secrets.token_hex(4)}@127.0.0.1"
-        with Node(name, cookie=cookie) as node:
-            other = beam.start_eval("net_adm:ping(N)", N=node.name)
-            assert node.ping(beam.name)
-            assert other.result(PATIENCE) == "pong"
-            assert node.nodes() == [beam.name]
-
-
-def test_a_creation_of_its_own_at_each_start(epmd: Epmd, cookie: str) -> None:
-    name = f"py{secrets.token_hex(5)}@127.0.0.1"
-    creations = set()
-    for _ in range(3):
-        with Node(name, cookie=cookie) as node:
-            creations.add(node.creation)
-    assert len(creations) == 3
-
-
-def test_no_node_of_that_name(node: Node) -> None:
-    with pytest.raises(NodeUnavailableError, match=r"No node nobody is registered at 127\.0\.0\.1"):
-        node.ping("nobody@127.0.0.1")
-
-
-@pytest.mark.parametrize("name", ["", "nohost", "@host", "name@", "a@b@c", "with space@h"])
-def test_names_that_are_none(name: str, node: Node) -> None:
-    with pytest.raises(ValueError, match="node name"):
-        Node(name, cookie="abc")
-    with pytest.raises(NodeUnavailableError):
-        node.ping(name)
-
-
-def test_a_name_in_use(node: Node, cookie: str) -> None:
-    with pytest.raises(NameTakenError, match="is taken"):
-        Node(node.name, cookie=cookie).start()
-    assert node.name.partition("@")[0] in [entry.name for entry in EpmdClient().names()]
-
-
-def test_a_wrong_cookie_on_either_side(
-    any_beam: BeamNode, epmd: Epmd, caplog: pytest.LogCaptureFixture
-) -> None:
-    with Node(f"py{secrets.token_hex(5)}@127.0.0.1", cookie="wrong") as node:
-        assert any_beam.eval("net_kernel:connect_node(N)", N=node.name) is False
-        assert "cookie" in caplog.text
-        assert "wrong" not in caplog.text.replace("wrong cookie", "")
-        with pytest.raises(NodeUnavailableError, match="cookie"):
-            node.ping(any_beam.name)
-        assert node.nodes() == []
-
-
-@pytest.mark.parametrize(
-    "noise",
-    [
-        b"",
-        b"GET / HTTP/1.1\r\n\r\n",
-        b"\x00\x00",
-        b"\xff" * 70_000,
-        b"\x00\x01N",
-        b"\x00\x15n" + bytes(20),
-        os.urandom(5_000),
-    ],
-    ids=["nothing", "http", "empty", "0xff", "short", "old", "random"],
-)
-def test_a_peer_that_sends_noise_disturbs_nobody(
-    any_beam: BeamNode, node: Node, noise: bytes
-) -> None:
-    assert node.ping(any_beam.name)
-    address = ("127.0.0.1", port_of(node.name))
-    with socket.create_connection(address, PATIENCE) as sock, contextlib.suppress(OSError):
-        sock.sendall(noise)
-        sock.shutdown(socket.SHUT_WR)
-        while sock.recv(4096):
-            pass
-    assert node.ping(any_beam.name)
-
-
 # --- signals from Python
 
 
@@ -190,7 +97,7 @@ def test_call_by_name_and_by_pid(echo: BeamNode, node: Node) -> None:
 
 
 def test_a_call_of_nobody_fails_at_once(echo: BeamNode, node: Node) -> None:
-    with pytest.raises(ExitError, match="noproc") as caught:
+    with pytest.raises(ExitError, match="it exited: no process") as caught:
         node.call(("nobody", echo.name), 1, timeout=None)
     assert caught.value.reason == Atom("noproc")
 
@@ -209,9 +116,9 @@ def test_a_call_that_is_not_answered_leaves_no_monitor(echo: BeamNode, node: Nod
 
 
 def test_a_call_over_a_connection_that_is_lost(
-    start_beam: Callable[..., BeamNode], node: Node
+    any_runtime: Runtime, start_beam: Callable[..., BeamNode], node: Node
 ) -> None:
-    beam = start_beam()
+    beam = start_beam(runtime=any_runtime)
     beam.load_module(ECHO)
     name = start_echo(beam)
     node.call((name, beam.name), 1)
@@ -220,6 +127,35 @@ def test_a_call_over_a_connection_that_is_lost(
     beam.kill()
     assert reasons.get(timeout=PATIENCE) == Atom("noconnection")
     assert node.nodes() == []
+
+
+def test_cast(echo: BeamNode, node: Node) -> None:
+    name = start_echo(echo)
+    with node.process() as process:
+        for to in ((name, echo.name), echo.eval("whereis(N)", N=Atom(name))):
+            node.cast(to, (Atom("to"), process.pid, "hello"))
+            assert process.receive(timeout=PATIENCE) == "hello"
+    node.cast(("nobody", echo.name), 1)
+
+
+def test_requests_that_are_answered_later(echo: BeamNode, node: Node) -> None:
+    server = (start_echo(echo), echo.name)
+    requests = [node.send_request(server, number) for number in range(50)]
+    for number, request in reversed([*enumerate(requests)]):
+        assert request.result(PATIENCE) == ("echo", number)
+
+    async def main() -> None:
+        assert await node.send_request(server, 1) == ("echo", 1)
+        numbers = [node.erpc_request(echo.name, "erlang", "abs", [-n]) for n in range(50)]
+        assert await asyncio.gather(*numbers) == list(range(50))
+        with pytest.raises(ExitError, match="it exited: no process"):
+            await node.send_request(("nobody", echo.name), 1)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await node.send_request(server, Atom("silence"))
+
+    asyncio.run(main())
+    wait_until(lambda: not node.signals._abandoned and not node.signals._monitors)
 
 
 def test_send(any_beam: BeamNode, node: Node) -> None:
@@ -256,19 +192,31 @@ def test_erpc(any_beam: BeamNode, node: Node) -> None:
         ("exit", Atom("oops"), "exit"),
         ("throw", Atom("oops"), "throw"),
     ]:
-        with pytest.raises(ExitError, match="oops") as caught:
+        with pytest.raises(RemoteError, match="oops") as caught:
             node.erpc(any_beam.name, "erlang", function, [arg])
-        reason: Any = caught.value.reason
-        assert reason[0] == expected
+        assert caught.value.error_class == expected
+        assert caught.value.reason == arg
     exception = {
         Atom("__struct__"): Atom("Elixir.RuntimeError"),
         Atom("__exception__"): True,
         Atom("message"): "boo",
     }
-    with pytest.raises(ExitError, match=r": error RuntimeError: boo$"):
+    with pytest.raises(RemoteError, match=r"error\(.+\) on .+ failed: \*\* \(RuntimeError\) boo$"):
         node.erpc(any_beam.name, "erlang", "error", [exception])
     with pytest.raises(CallTimeoutError):
         node.erpc(any_beam.name, "timer", "sleep", [60_000], timeout=0.01)
+
+
+def test_multicall(any_beam: BeamNode, node: Node) -> None:
+    peers = [any_beam.name, "nobody@127.0.0.1", node.name]
+    here, nowhere, there = node.multicall(peers, "erlang", "node", [])
+    assert (here, there) == (any_beam.name, node.name)
+    assert isinstance(nowhere, NodeUnavailableError)
+    (failed,) = node.multicall([any_beam.name], "erlang", "error", [Atom("oops")])
+    assert isinstance(failed, RemoteError)
+    assert failed.reason == Atom("oops")
+    (late,) = node.multicall([any_beam.name], "timer", "sleep", [60_000], timeout=0.01)
+    assert isinstance(late, CallTimeoutError)
 
 
 def test_a_request_that_is_given_up_at_once_costs_no_connection(
@@ -281,7 +229,57 @@ def test_a_request_that_is_given_up_at_once_costs_no_connection(
             node.erpc(any_beam.name, "timer", "sleep", [1], timeout=0)
     assert node.ping(any_beam.name)
     assert node.connection(any_beam.name) is connection
-    wait_until(lambda: not node._abandoned and not node._monitors)
+    wait_until(lambda: not node.signals._abandoned and not node.signals._monitors)
+
+
+# --- receiving, and a program of one's own
+
+
+def test_receive(any_beam: BeamNode, node: Node) -> None:
+    with node.process() as process:
+        any_beam.eval("[P ! {number, N} || N <- [1, 2, 3]], P ! last", P=process.pid)
+        assert process.receive(lambda message: message == "last", timeout=PATIENCE) == "last"
+        # What was not wanted is still there, in its order.
+        left = [process.receive(timeout=0) for _ in range(3)]
+        assert left == [(Atom("number"), number) for number in (1, 2, 3)]
+        with pytest.raises(ReceiveTimeoutError):
+            process.receive(timeout=0.01)
+
+
+def test_nodes_come_and_go(
+    any_beam: BeamNode, start_beam: Callable[..., BeamNode], node: Node
+) -> None:
+    events: SimpleQueue[tuple[str, str]] = SimpleQueue()
+    unsubscribe = node.monitor_nodes(lambda event, name: events.put((event, name)))
+    beam = start_beam(runtime=any_beam.runtime)
+    assert beam.eval("net_adm:ping(N)", N=Atom(node.name)) == "pong"
+    assert events.get(timeout=PATIENCE) == ("nodeup", beam.name)
+    beam.kill()
+    assert events.get(timeout=PATIENCE) == ("nodedown", beam.name)
+    unsubscribe()
+    later: SimpleQueue[tuple[str, str]] = SimpleQueue()
+    node.monitor_nodes(lambda event, name: later.put((event, name)))
+    node.connect(any_beam.name)
+    assert later.get(timeout=PATIENCE) == ("nodeup", any_beam.name)
+    assert events.empty()
+
+
+def test_a_program_that_runs_on(any_beam: BeamNode, cookie: str) -> None:
+    name = f"py{secrets.token_hex(5)}@127.0.0.1"
+    with Child([sys.executable, "-c", PROGRAM, name, cookie], env=os.environ) as program:
+        program.stdout.wait_for("^ready$", PATIENCE)
+        assert any_beam.eval("gen_server:call({echo, N}, [1])", N=Atom(name)) == [1]
+        watch = any_beam.start_eval(
+            "R = monitor(process, {echo, N}), receive {'DOWN', R, _, _, Why} -> Why end",
+            N=Atom(name),
+        )
+        wait_until(lambda: any_beam.eval(MONITORS, N=Atom(name)) == 1)
+        program.send_signal(signal.SIGTERM)
+        assert watch.result(PATIENCE) == "shutdown"
+        assert program.wait(PATIENCE) == 0
+        lines = ["ready", "terminated: shutdown", "at the end []"]
+        assert str(program.stdout).splitlines() == lines
+        assert not str(program.stderr)
 
 
 # --- signals from the BEAM
@@ -301,13 +299,8 @@ def test_a_link_to_what_does_not_exist(any_beam: BeamNode, node: Node) -> None:
 
 
 def test_a_link_can_be_undone(any_beam: BeamNode, node: Node) -> None:
-    pid = node._names["net_kernel"].pid
+    pid = node.whereis("net_kernel")
     assert any_beam.eval("link(P), unlink(P), net_adm:ping(N)", P=pid, N=node.name) == "pong"
-
-
-def test_what_is_not_supported_is_refused(any_beam: BeamNode, node: Node) -> None:
-    source = "catch erpc:call(N, math, sqrt, [16], 10000)"
-    assert any_beam.eval(source, N=node.name)[1][0] == ("erpc", Atom("notsup"))
 
 
 def test_messages_to_nobody_and_of_no_kind_are_dropped(any_beam: BeamNode, node: Node) -> None:
@@ -319,47 +312,16 @@ def test_messages_to_nobody_and_of_no_kind_are_dropped(any_beam: BeamNode, node:
     )
 
 
-# --- EPMD
-
-
-def test_without_an_epmd_the_node_is_one(
-    monkeypatch: pytest.MonkeyPatch, start_beam: Callable[..., BeamNode], cookie: str
-) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    monkeypatch.setenv("ERL_EPMD_PORT", str(port))
-    with Node(f"py{secrets.token_hex(5)}@127.0.0.1", cookie=cookie) as node:
-        beam = start_beam(epmd=port)
-        assert beam.eval("net_adm:ping(N)", N=node.name) == "pong"
-        assert node.name.partition("@")[0] in [entry.name for entry in EpmdClient().names()]
-
-
-def test_a_node_registers_again_when_epmd_restarts(
-    monkeypatch: pytest.MonkeyPatch, cookie: str
-) -> None:
-    epmd = Epmd()
-    monkeypatch.setenv("ERL_EPMD_PORT", str(epmd.port))
-    with Node(f"py{secrets.token_hex(5)}@127.0.0.1", cookie=cookie) as node:
-        alive = node.name.partition("@")[0]
-        creation = node.creation
-        epmd.kill()
-
-        def registered() -> bool:
-            with contextlib.suppress(Exception):
-                return EpmdClient().lookup(alive) is not None
-            return False
-
-        wait_until(registered)
-        assert node.creation == creation
-
-
 # --- slow peers
 
 
 def test_a_peer_that_takes_no_answers_costs_others_neither_memory_nor_time(
-    start_beam: Callable[..., BeamNode], start_pynode: Callable[..., PynodeProcess]
+    any_runtime: Runtime,
+    start_beam: Callable[..., BeamNode],
+    start_pynode: Callable[..., PynodeProcess],
 ) -> None:
-    slow, other, python = start_beam(), start_beam(), start_pynode()
+    slow, other = (start_beam(runtime=any_runtime) for _ in range(2))
+    python = start_pynode()
     name = Atom(python.name)
     memory = psutil.Process(python.os_pid).memory_info
     call = "gen_server:call({snakebridge, N}, R)"
@@ -378,44 +340,3 @@ def test_a_peer_that_takes_no_answers_costs_others_neither_memory_nor_time(
     assert memory().rss - before < 60_000_000
     slow.resume()
     assert slow.eval(call, N=name, R=plain) == (Atom("ok"), 4.0)
-
-
-# --- ticks
-
-
-def test_ticks_keep_the_connection_while_a_call_runs(
-    start_beam: Callable[..., BeamNode], start_pynode: Callable[..., PynodeProcess]
-) -> None:
-    beam, python = start_beam(flags=["-kernel", "net_ticktime", "4"]), start_pynode()
-    name = Atom(python.name)
-    call = "gen_server:call({snakebridge, N}, R, infinity)"
-    beam.eval(
-        "net_kernel:connect_node(N), spawn(fun() -> monitor_node(N, true), "
-        "receive X -> register(lost, self()), X end, receive stop -> ok end end)",
-        N=name,
-    )
-    slow = beam.start_eval(call, N=name, R=(Atom("call"), "time", "sleep", [7], {}))
-    busy: Any = (
-        Atom("call"),
-        "builtins",
-        "exec",
-        ["import time\nend = time.monotonic() + 7\nwhile time.monotonic() < end: pass"],
-        {},
-    )
-    spinning = beam.start_eval(call, N=name, R=busy)
-    assert slow.result(30) == (Atom("ok"), None)
-    assert spinning.result(30) == (Atom("ok"), None)
-    assert beam.eval("whereis(lost)") == Atom("undefined")
-
-
-def test_a_silent_peer_is_taken_for_lost(
-    start_beam: Callable[..., BeamNode], epmd: Epmd, cookie: str
-) -> None:
-    beam = start_beam()
-    name = f"py{secrets.token_hex(5)}@127.0.0.1"
-    with Node(name, cookie=cookie, net_ticktime=1.0) as node:
-        reasons: SimpleQueue[Any] = SimpleQueue()
-        node.monitor(beam.process().pid, reasons.put)
-        beam.suspend()
-        assert reasons.get(timeout=PATIENCE) == Atom("noconnection")
-        beam.resume()

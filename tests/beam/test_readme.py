@@ -23,8 +23,8 @@ def block(start: str) -> str:
     return str(found)
 
 
-def test_the_python_example(beam: BeamNode, cookie: str) -> None:
-    code = block("from pynode import Node").replace("a@127.0.0.1", beam.name)
+def test_the_python_example(elixir: BeamNode, cookie: str) -> None:
+    code = block("from pynode import Node").replace("a@127.0.0.1", elixir.name)
     code = code.replace('"secret"', repr(cookie))
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True

@@ -255,6 +255,35 @@ def test_a_congested_source_has_its_tasks_put_aside(engine: Engine, source: Queu
     other.items.put(None)
 
 
+def test_what_is_admitted_is_not_overtaken(engine: Engine, source: Queue) -> None:
+    ran: SimpleQueue[int] = SimpleQueue()
+
+    def do(number: int) -> Do:
+        return Do(lambda: ran.put(number), "lane")
+
+    source.congested = True
+    engine.admit(source, do(0))
+    source.items.put(do(1))
+    wait_until(lambda: len(source.aside) == 2)
+    assert ran.empty()
+    source.congested = False
+    engine.resume(source)
+    assert [ran.get(timeout=PATIENCE) for _ in range(2)] == [0, 1]
+    for number in range(0, 100, 2):
+        engine.admit(source, do(number))
+        source.items.put(do(number + 1))
+        assert [ran.get(timeout=PATIENCE) for _ in range(2)] == [number, number + 1]
+
+
+def test_what_is_admitted_is_let_in_by_who_waits(engine: Engine, source: Queue) -> None:
+    inbox: SimpleQueue[str] = SimpleQueue()
+    got: SimpleQueue[str] = SimpleQueue()
+    source.items.put(Do(lambda: got.put(engine.wait(inbox, PATIENCE)), "lane"))
+    wait_until(lambda: any(lane.inbox is not None for lane in list(engine._lanes.values())))
+    engine.admit(source, Do(lambda: inbox.put("let in"), "lane"))
+    assert got.get(timeout=PATIENCE) == "let in"
+
+
 def test_without_threads_the_sentinel_lives_and_calls_wait(
     engine: Engine, source: Queue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

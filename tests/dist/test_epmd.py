@@ -450,7 +450,7 @@ def test_names_are_bounded_in_number() -> None:
 
 def test_a_long_answer_to_a_slow_reader(server: EpmdServer, client: EpmdClient) -> None:
     # Accepted connections inherit it: most of the answer has to wait.
-    server._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    server._listeners[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     with ExitStack() as stack:
         names = {f"{number:04}".ljust(epmd.MAX_NAME, "x") for number in range(300)}
         for name in names:
@@ -487,7 +487,7 @@ def test_closing_closes_all_connections(server: EpmdServer) -> None:
 
 
 def test_a_failed_accept_is_survived(server: EpmdServer, client: EpmdClient) -> None:
-    server._accept()  # Nobody is there.
+    server._accept(server._listeners[0])  # Nobody is there.
     assert client.names() == []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import tracemalloc
+from types import NoneType
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,6 +21,7 @@ from pynode.protocol.channel import (
     TICK_EVENT,
     Channel,
     Event,
+    Fragments,
     Message,
     Tick,
 )
@@ -34,6 +36,7 @@ from pynode.protocol.control import (
     RegSend,
     Send,
     SendSender,
+    SendSenderTT,
     SpawnReply,
     SpawnRequest,
     UnlinkId,
@@ -73,12 +76,16 @@ def following(sequence_id: int, fragment_id: int, *parts: bytes) -> bytes:
     return frame(b"\x83F", struct.pack(">QQ", sequence_id, fragment_id), *parts)
 
 
+def frames(encoded: bytes | Fragments) -> list[bytes]:
+    """Return the frames of what Channel.encode has made."""
+    return [encoded] if isinstance(encoded, bytes) else [b"".join(parts) for parts in encoded]
+
+
 def drain(channel: Channel) -> list[Event]:
-    """Return the events that there are, with payloads as bytes."""
+    """Return the events that there are."""
     events: list[Event] = []
     while (event := channel.next_event()) is not NEED_DATA:
-        if isinstance(event, Message) and event.payload is not None:
-            event = Message(event.control, bytes(event.payload))
+        assert not isinstance(event, Message) or type(event.payload) in (bytes, NoneType)
         events.append(event)
     return events
 
@@ -158,10 +165,10 @@ streams = pytest.mark.parametrize("flags", STREAMS, ids=["fragments", "plain"])
 
 def test_what_is_sent() -> None:
     fragments, plain = Channel(FRAGMENTS), Channel(PLAIN)
-    assert fragments.encode(REG_SEND, HELLO) == [frame(b"\x83D\0", REG_SEND_TERM, HELLO)]
-    assert fragments.encode(Link(A, B)) == [frame(b"\x83D\0", LINK_TERM)]
-    assert plain.encode(REG_SEND, HELLO) == [frame(b"p\x83", REG_SEND_TERM, b"\x83", HELLO)]
-    assert plain.encode(Link(A, B)) == [frame(b"p\x83", LINK_TERM)]
+    assert fragments.encode(REG_SEND, HELLO) == frame(b"\x83D\0", REG_SEND_TERM, HELLO)
+    assert fragments.encode(Link(A, B)) == frame(b"\x83D\0", LINK_TERM)
+    assert plain.encode(REG_SEND, HELLO) == frame(b"p\x83", REG_SEND_TERM, b"\x83", HELLO)
+    assert plain.encode(Link(A, B)) == frame(b"p\x83", LINK_TERM)
 
 
 @cases
@@ -256,7 +263,7 @@ def test_a_pair_of_channels(flags: DFlag, size: int, chunk: int) -> None:
         (PayloadExit(A, B), payload),
         (Exit(A, B, Atom("normal")), None),
     ]
-    stream = b"".join(piece for message in controls for piece in sender.encode(*message))
+    stream = b"".join(piece for message in controls for piece in frames(sender.encode(*message)))
     chunks = [stream[at : at + chunk] for at in range(0, len(stream), chunk)]
     assert receive(receiver, chunks) == [Message(*message) for message in controls]
 
@@ -264,20 +271,24 @@ def test_a_pair_of_channels(flags: DFlag, size: int, chunk: int) -> None:
 def test_fragments_as_sent() -> None:
     channel = Channel(FRAGMENTS)
     payload = term(bytes(2 * FRAGMENT_SIZE))
-    frames = channel.encode(REG_SEND, payload)
-    assert frames == [
+    encoded = channel.encode(REG_SEND, payload)
+    assert isinstance(encoded, Fragments)
+    assert len(encoded) == 3
+    assert encoded.size == len(payload)
+    assert frames(encoded) == [
         first(1, 3, REG_SEND_TERM, payload[:FRAGMENT_SIZE]),
         following(1, 2, payload[FRAGMENT_SIZE : 2 * FRAGMENT_SIZE]),
         following(1, 1, payload[2 * FRAGMENT_SIZE :]),
     ]
-    assert channel.encode(REG_SEND, payload)[1][6:14] == bytes([0, 0, 0, 0, 0, 0, 0, 2])
+    again = frames(channel.encode(REG_SEND, payload))
+    assert again[1][6:14] == bytes([0, 0, 0, 0, 0, 0, 0, 2])
 
 
 def test_fragments_of_several_messages_interleaved() -> None:
     sender, receiver = Channel(FRAGMENTS), Channel(FRAGMENTS)
     payloads = [term(bytes([at]) * at * FRAGMENT_SIZE) for at in range(1, 6)]
-    queues = [sender.encode(REG_SEND, payload) for payload in payloads]
-    small = sender.encode(AliasSend(A, R), HELLO)
+    queues = [frames(sender.encode(REG_SEND, payload)) for payload in payloads]
+    small = frames(sender.encode(AliasSend(A, R), HELLO))
     events: list[Event] = []
     while any(queues):
         for queue in queues:
@@ -398,13 +409,28 @@ def test_limit_of_unfinished_messages() -> None:
 def test_limit_of_unfinished_bytes() -> None:
     limits = Limits(message=1_000)
     channel = Channel(FRAGMENTS, limits)
-    receive(channel, [first(1, 3, REG_SEND_TERM, bytes(600)), following(1, 2, bytes(400))])
+    size = len(REG_SEND_TERM)
+    receive(channel, [first(1, 3, REG_SEND_TERM, bytes(600 - size)), following(1, 2, bytes(400))])
     assert len(receive(channel, [following(1, 1)])) == 1
-    receive(
-        channel, [first(1, 3, REG_SEND_TERM, bytes(600)), first(2, 3, REG_SEND_TERM, bytes(400))]
-    )
+    receive(channel, [first(1, 3, REG_SEND_TERM, bytes(600 - size))])
+    receive(channel, [first(2, 3, REG_SEND_TERM, bytes(400 - size))])
     with pytest.raises(RemoteProtocolError, match=r"unfinished messages .* limit of 1000"):
         receive(channel, [following(2, 2, b"x")])
+
+
+def test_an_unfinished_message_takes_the_memory_that_it_was_sent_in() -> None:
+    # Each element of the token would be a list of its own.
+    control = term(SendSenderTT(A, B, ([],) * 20_000).to_term())
+    fragments = [first(number, 2, control) for number in range(50)]
+    channel = Channel(FRAGMENTS)
+    tracemalloc.start()
+    try:
+        assert receive(channel, fragments) == []
+        assert tracemalloc.get_traced_memory()[0] < 50 * len(control) + 1_000_000
+        (event,) = receive(channel, [following(7, 1, HELLO)])
+    finally:
+        tracemalloc.stop()
+    assert event == Message(SendSenderTT(A, B, ([],) * 20_000), HELLO)
 
 
 def test_other_limits_are_the_decoders() -> None:
@@ -528,7 +554,7 @@ def test_what_cannot_be_encoded_does_no_harm(flags: DFlag) -> None:
         sender.encode(Exit(A, B, float("nan")))
     with pytest.raises(EncodeError):
         sender.encode(Send(object()), HELLO)  # type: ignore[arg-type]
-    assert receive(receiver, sender.encode(Send(B), HELLO)) == [Message(Send(B), HELLO)]
+    assert receive(receiver, frames(sender.encode(Send(B), HELLO))) == [Message(Send(B), HELLO)]
 
 
 def test_a_frame_has_a_length_of_four_bytes() -> None:
@@ -538,3 +564,12 @@ def test_a_frame_has_a_length_of_four_bytes() -> None:
 
     with pytest.raises(LocalProtocolError, match="send it in parts"):
         Channel(PLAIN).encode(REG_SEND, Huge())
+
+
+def test_a_peer_that_does_not_know_senders_gets_none() -> None:
+    """As C-nodes and those of Jinterface."""
+    flags = PLAIN & ~DFlag.SEND_SENDER
+    written = frames(Channel(flags).encode(SendSender(A, B), HELLO))
+    assert receive_all(flags, b"".join(written)) == [Message(Send(B), HELLO)]
+    written = frames(Channel(PLAIN).encode(SendSender(A, B), HELLO))
+    assert receive_all(PLAIN, b"".join(written)) == [Message(SendSender(A, B), HELLO)]

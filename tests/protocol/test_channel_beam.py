@@ -85,11 +85,13 @@ class Peer:
         return Reference(self.name, CREATION, (number, 2, 3))
 
     def encode(self, control: ControlMessage, *payload: object) -> list[bytes]:
-        if not payload:
-            return self.channel.encode(control)
-        buffer = bytearray()
-        etf.encode_into(buffer, payload[0])
-        return self.channel.encode(control, bytes(buffer))
+        encoded: bytes | None = None
+        if payload:
+            buffer = bytearray()
+            etf.encode_into(buffer, payload[0])
+            encoded = bytes(buffer)
+        data = self.channel.encode(control, encoded)
+        return [data] if isinstance(data, bytes) else [b"".join(frame) for frame in data]
 
     def send(self, control: ControlMessage, *payload: object) -> None:
         self._socket.sendall(b"".join(self.encode(control, *payload)))
@@ -114,18 +116,30 @@ class Peer:
                 assert end == len(event.payload)
                 return event.control, value
 
-    def take_tags(self) -> list[int]:
-        """Return what the frames received since began with: 112, 68, 69 or 70."""
-        tags = []
+    def take_frames(self) -> list[bytes]:
+        """Return the frames received since, other than ticks, without their lengths."""
+        frames = []
         while len(self.received) >= 4:
             (length,) = struct.unpack_from(">I", self.received)
             if len(self.received) < 4 + length:
                 break
             if length:
-                tag = self.received[4]
-                tags.append(self.received[5] if tag == 131 else tag)
+                frames.append(bytes(self.received[4 : 4 + length]))
             del self.received[: 4 + length]
-        return tags
+        return frames
+
+    def take_tags(self) -> list[int]:
+        """Return what the frames received since began with: 112, 68, 69 or 70."""
+        return [frame[1] if frame[0] == 131 else frame[0] for frame in self.take_frames()]
+
+    def take_controls(self) -> list[Any]:
+        """Return the control messages received since, as they were sent."""
+        starts = {b"p": 2, b"D": 3, b"E": 19}
+        return [
+            etf.decode_at(frame, start)[0]
+            for frame in self.take_frames()
+            if (start := starts.get(frame[:2].removeprefix(b"\x83")[:1]))
+        ]
 
 
 @contextmanager
@@ -316,18 +330,49 @@ def test_what_the_node_sends_to_a_peer_that_can_do_little(any_beam: BeamNode) ->
         actions_arrive(peer, any_beam, actions)
 
 
-def test_priority_messages_of_otp_28(beam28: BeamNode) -> None:
-    flags = DEFAULT | DFlag.ALTACT_SIG
-    with connected(beam28, flags) as peer, running(beam28) as process:
-        me, a = peer.pid(1), peer.reference(1)
-        prio = ALTACT_ALIAS | ALTACT_PRIO
+def test_alternative_signals_of_otp_28(beam28: BeamNode) -> None:
+    with connected(beam28, DEFAULT) as peer, running(beam28) as process:
+        assert DFlag.ALTACT_SIG in peer.flags
+        me, p, a = peer.pid(1), peer.pid(1), peer.reference(1)
         actions: Actions = [
-            ("A ! hi", [(AltactSigSend(ALTACT_ALIAS, ANY, a), "hi")]),
-            ("erlang:send(A, hi, [priority])", [(AltactSigSend(prio, ANY, a), "hi")]),
-            ("exit(A, boom, [priority])", [(AltactSigSend(prio | ALTACT_EXIT, ANY, a), "boom")]),
-            (f"{TOKEN} A ! hi", [(AltactSigSend(ALTACT_ALIAS | ALTACT_TOKEN, ANY, a, ANY), "hi")]),
+            ("A ! hi", [(AliasSend(ANY, a), "hi")]),
+            ("A ! binary:copy(<<255>>, 200000)", [(AliasSend(ANY, a), b"\xff" * 200_000)]),
+            ("erlang:send(A, hi, [priority])", [(AliasSend(ANY, a), "hi")]),
+            ("exit(P, boom)", [(PayloadExit2(ANY, p), "boom")]),
+            ("erlang:send(P, hi, [priority])", [(SendSender(ANY, p), "hi")]),
+            ("erlang:send({rex, N}, hi, [priority])", [(RegSend(ANY, Atom("rex")), "hi")]),
+            ("exit(P, boom, [priority])", [(PayloadExit2(ANY, p), "boom")]),
+            (f"{TOKEN} A ! hi", [(AliasSendTT(ANY, a, ANY), "hi")]),
+            (
+                "exit(A, boom, [priority])",
+                [(AltactSigSend(ALTACT_ALIAS | ALTACT_PRIO | ALTACT_EXIT, ANY, a), "boom")],
+            ),
         ]
         actions_arrive(peer, beam28, actions)
+        # As they were sent; only exit/2 without priority is no alternative to anything.
+        controls = [control for control in peer.take_controls() if control[0] != 26]
+        assert {control[0] for control in controls} == {37}
+        assert [control[1] for control in controls] == [
+            ALTACT_ALIAS,
+            ALTACT_ALIAS,
+            ALTACT_ALIAS | ALTACT_PRIO,
+            ALTACT_PRIO,
+            ALTACT_NAME | ALTACT_PRIO,
+            ALTACT_EXIT | ALTACT_PRIO,
+            ALTACT_ALIAS | ALTACT_TOKEN,
+            ALTACT_ALIAS | ALTACT_EXIT | ALTACT_PRIO,
+        ]
+
+        # What we send to an alias goes in this form, too.
+        alias = process.eval("alias()")
+        in_new_form = peer.encode(AltactSigSend(ALTACT_ALIAS, me, alias), 1)
+        assert peer.encode(AliasSend(me, alias), 1) == in_new_form
+        peer.send(AliasSend(me, alias), "late?")
+        assert process.eval("receive Message -> Message end") == "late?"
+        peer.send(AliasSend(me, alias), BIG)
+        assert process.eval("receive Message -> byte_size(Message) end") == len(BIG)
+        process.eval("unalias(A)", A=alias)
+        peer.send(AliasSend(me, alias), "late")
 
         process.eval("register(Name, self())", Name=peer.name)
         for message, payload in (

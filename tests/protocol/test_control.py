@@ -14,6 +14,7 @@ from pynode import etf
 from pynode.errors import RemoteProtocolError
 from pynode.protocol.control import (
     ALTACT_ALIAS,
+    ALTACT_EXIT,
     ALTACT_NAME,
     ALTACT_PRIO,
     ALTACT_TOKEN,
@@ -204,7 +205,8 @@ def test_copies_are_equal(message: ControlMessage) -> None:
 def mutations(term: tuple[Any, ...]) -> list[tuple[Any, ...]]:
     """Return tuples that are malformed, each in one place."""
     free = {"", TOKEN, "boom", "noproc"}  # What may be anything.
-    wrong: list[tuple[Any, ...]] = [(*term, A, 1)]
+    # Alternative signals may have more elements some day.
+    wrong: list[tuple[Any, ...]] = [] if term[0] == 37 else [(*term, A, 1)]
     for at in range(1, len(term)):
         wrong.append(term[:at] + term[at + 1 :])
         if term[at] != [] and (type(term[at]) is list or term[at] not in free):
@@ -241,7 +243,8 @@ def test_malformed_messages_are_named(message: ControlMessage) -> None:
         (37, 0, A, Atom("rex")),
         (37, ALTACT_ALIAS, A, B),
         (37, ALTACT_NAME, A, B),
-        (37, ALTACT_PRIO, A, B, TOKEN),
+        (37, ALTACT_ALIAS | ALTACT_NAME, A, R),
+        (37, ALTACT_ALIAS | ALTACT_NAME, A, Atom("rex")),
         (37, ALTACT_TOKEN, A, B),
         (37, -1, A, B),
         (37, True, A, B),
@@ -254,6 +257,50 @@ def test_malformed_messages_are_named(message: ControlMessage) -> None:
 def test_values_that_no_node_sends(term: object) -> None:
     with pytest.raises(RemoteProtocolError, match="malformed"):
         parse(term)
+
+
+@pytest.mark.parametrize(
+    ("flags", "to", "classic"),
+    [
+        (0, B, SendSender(A, B)),
+        (ALTACT_PRIO, B, SendSender(A, B)),
+        (ALTACT_TOKEN, B, SendSenderTT(A, B, TOKEN)),
+        (ALTACT_NAME, Atom("rex"), RegSend(A, Atom("rex"))),
+        (ALTACT_NAME | ALTACT_TOKEN, Atom("rex"), RegSendTT(A, Atom("rex"), TOKEN)),
+        (ALTACT_ALIAS | ALTACT_PRIO, R, AliasSend(A, R)),
+        (ALTACT_ALIAS | ALTACT_TOKEN, R, AliasSendTT(A, R, TOKEN)),
+        (ALTACT_EXIT | ALTACT_PRIO, B, PayloadExit2(A, B)),
+        (ALTACT_EXIT | ALTACT_TOKEN, B, PayloadExit2TT(A, B, TOKEN)),
+        (ALTACT_EXIT | ALTACT_ALIAS, R, None),
+        (ALTACT_EXIT | ALTACT_NAME, Atom("rex"), None),
+    ],
+)
+def test_alternative_signals_in_their_older_form(
+    flags: int, to: Any, classic: ControlMessage | None
+) -> None:
+    token = (TOKEN,) if flags & ALTACT_TOKEN else ()
+    message = AltactSigSend(flags, A, to, *token)
+    assert message.classic() == (message if classic is None else classic)
+    assert message.HAS_PAYLOAD == message.classic().HAS_PAYLOAD
+    # What later versions may add changes nothing.
+    more = parse((37, flags | 2**70 | 32, A, to, *(token or (1,)), 2))
+    assert isinstance(more, AltactSigSend)
+    assert more._replace(flags=flags) == message
+
+
+def test_who_sends_and_who_gets_it() -> None:
+    ends: dict[type, tuple[Any, Any]] = {}
+    for message in MESSAGES:
+        ends.setdefault(type(message), message.ends())
+    assert ends.pop(NodeLink) == (None, None)
+    assert ends.pop(Send) == ends.pop(SendTT) == (None, B)
+    assert ends.pop(SpawnRequest) == ends.pop(SpawnRequestTT) == (A, None)
+    assert ends.pop(SpawnReply) == ends.pop(SpawnReplyTT) == (B, A)
+    assert ends.pop(MonitorPExit) == (B, A)
+    assert ends.pop(PayloadMonitorPExit) == (Atom("rex"), A)
+    assert ends.pop(RegSend) == ends.pop(RegSendTT) == (A, Atom("snakebridge"))
+    assert ends.pop(AliasSend) == ends.pop(AliasSendTT) == (B, R)
+    assert set(ends.values()) == {(A, B)}
 
 
 @pytest.mark.parametrize("operation", [0, -1, 9, 10, 11, 14, 15, 17, 38, 255, 2**63])

@@ -44,7 +44,7 @@ class Cancel(NamedTuple):
 
     node: str
     my_tag: Any
-    then: Callable[[], object] | None
+    then: Callable[[], object]
 
 
 class LockSet(NamedTuple):
@@ -139,7 +139,7 @@ class Locker(Spawned):
             self._hold(him, lock, locked)
             return
         if isinstance(answer, Cancel):
-            self._call(answer.then)
+            answer.then()
             self._forget(answer.node, answer.my_tag)
         delete_global_lock(self.node, lock, locked)
 
@@ -163,15 +163,10 @@ class Locker(Spawned):
         server, session = self._server, (him.pid.node, him.my_tag)
         server.take(functools.partial(server.lock_is_set, *session, lock[1]))
         cancel: Cancel = self.receive(lambda m: isinstance(m, Cancel) and m[:2] == session)
-        self._call(cancel.then)
+        cancel.then()
         delete_global_lock(self.node, lock, locked)
         self._eager = True
         self._forget(*session)
-
-    @staticmethod
-    def _call(then: Callable[[], object] | None) -> None:
-        if then is not None:
-            then()
 
     def _lock_with(self, other: Pid) -> tuple[Any, Any]:
         """Return the lock that both sides set in the name of both; both sort them alike."""

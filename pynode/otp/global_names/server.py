@@ -71,6 +71,10 @@ class _Session:
         self.his_decision: tuple[Any, Any, Any] | None = None
 
 
+def _nothing() -> None:
+    """What is to be done before a lock is given back, as a rule."""
+
+
 class GlobalNameServer(Spawned):
     """The server; a published node has one."""
 
@@ -253,7 +257,7 @@ class GlobalNameServer(Spawned):
             self.tables.forget(peer)
             self._begin(peer)
 
-    def _end(self, peer: str, then: Callable[[], object] | None = None) -> _Session | None:
+    def _end(self, peer: str, then: Callable[[], object] = _nothing) -> _Session | None:
         """End the session with `peer`, if there is one; its lock is given back after `then`."""
         self._early.pop(peer, None)
         version = self._pending.pop(peer, 0)
@@ -279,7 +283,7 @@ class GlobalNameServer(Spawned):
         session = self._sessions.get(peer)
         if session is not None and session.my_tag == my_tag:
             return session
-        self._locker.take(Cancel(peer, my_tag, None))
+        self._locker.take(Cancel(peer, my_tag, _nothing))
         return None
 
     def lock_is_set(self, peer: str, my_tag: Any, requester: Any) -> None:
@@ -473,6 +477,7 @@ class GlobalNameServer(Spawned):
 
     def _nodedown(self, peer: str) -> None:
         """The connection with `peer` is lost, or could not be made."""
+        self._early.pop(peer, None)
         if peer not in self._visible and peer not in self._known:
             return
         self._visible.discard(peer)

@@ -153,12 +153,11 @@ class Tables:
         if table is self._locks:
             self._unlock(key, self._locks[key], pid, lost=True)
         else:
-            del self._watched[reference]
+            self._unwatch(reference)
             del self._names[key]
 
     def forget(self, node: str) -> None:
         """Free all locks and names of processes on `node`."""
         for reference, (pid, _, _) in list(self._watched.items()):
             if pid.node == node:
-                self._demonitor(reference)
                 self.down(reference)

@@ -1,0 +1,48 @@
+"""What tests with an Elixir need."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pynode.testing import BeamNode
+
+
+def load_elixir(beam: BeamNode) -> BeamNode:
+    """Let a node of the oldest runtime have the Elixir that is installed for it."""
+    if shutil.which("elixir") is None:
+        message = "no Elixir was found: `make setup` installs it where it can"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    lib = subprocess.run(
+        ["elixir", "-e", "IO.puts(:code.lib_dir(:elixir))"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    ).stdout.strip()
+    beam.eval(
+        "true = code:add_pathz(Path), {ok, _} = application:ensure_all_started(elixir), ok",
+        Path=[ord(char) for char in f"{lib}/ebin"],
+    )
+    return beam
+
+
+@pytest.fixture(scope="module")
+def elixir(beam: BeamNode) -> BeamNode:
+    """A node of the oldest runtime with the Elixir that is installed for it."""
+    return load_elixir(beam)
+
+
+@pytest.fixture
+def start_elixir(start_beam: Callable[..., BeamNode]) -> Callable[..., BeamNode]:
+    """As `start_beam`, with the Elixir that is installed."""
+    return lambda name, **options: load_elixir(start_beam(name, **options))
