@@ -1,7 +1,7 @@
 # Everything that is done to this project, on a developer's machine and in CI, is done from here.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-python test-elixir fuzz demo check check-python check-elixir format \
+.PHONY: help setup setup-tests test test-python test-elixir fuzz demo check check-python check-elixir format \
     clean
 
 PYTHON := $(CURDIR)/.venv/bin/python
@@ -24,9 +24,12 @@ help: ## Show this list.
 setup: ## Install what is missing: Erlang, Elixir, and the virtual environment .venv.
 	@scripts/setup.sh
 
-test: check test-python test-elixir ## Run all checks, and all tests of both halves.
+setup-tests:
+	@scripts/setup.sh tests
 
-test-python: setup ## Run the tests in tests/.
+test: setup-tests check test-python test-elixir ## Run all checks, and all tests of both halves.
+
+test-python: setup-tests ## Run the tests in tests/.
 	@$(PYTHON) -m pytest
 
 test-elixir: setup ## Run the tests of the Elixir library and of its examples.

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Install what `make` needs and does not find: Erlang and Elixir from Debian's packages, and the
-# virtual environment .venv with this project in it. Silent when there is nothing to do.
+# virtual environment .venv with this project in it; with the argument `tests` also what only the
+# tests need. Silent when there is nothing to do.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -9,7 +10,7 @@ stamp=.cache/setup.stamp
 mkdir -p .cache
 
 # What this set-up depends on. The stamp is written when all of it is done.
-current=$(cat pyproject.toml scripts/setup.sh | cksum)
+current=$(cat pyproject.toml setup.py pynode/dist/*.pyx scripts/setup.sh | cksum)
 
 python_is_good() { "$1" -c 'import sys, venv, ensurepip; assert sys.version_info >= (3, 11)' 2>/dev/null; }
 
@@ -32,7 +33,15 @@ otp_is_good() {
         >/dev/null 2>&1 && command -v dialyzer epmd >/dev/null
 }
 
-if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$current" ] &&
+has_headers() {
+    "$(find_python || echo false)" -c 'import os, sysconfig
+assert os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h"))' 2>/dev/null
+}
+
+purpose=${1:-use}
+done_before=$(cat "$stamp" 2>/dev/null || true)
+if [ -x .venv/bin/python ] &&
+    { [ "$done_before" = "$current $purpose" ] || [ "$done_before" = "$current tests" ]; } &&
     command -v mix erl dialyzer >/dev/null; then
     exit 0
 fi
@@ -48,15 +57,20 @@ packages=()
 find_python >/dev/null || packages+=(python3 python3-venv)
 otp_is_good || packages+=(erlang-base erlang-crypto erlang-dev erlang-dialyzer erlang-ssl)
 command -v mix >/dev/null || packages+=(elixir)
-# What the tests with other implementations of the protocol need; without, they are skipped.
-clients=()
-command -v gcc >/dev/null || clients+=(gcc libc6-dev)
-[ -e /usr/include/ei.h ] || clients+=(erlang-dev)
-command -v javac >/dev/null || clients+=(default-jdk-headless)
-[ -e /usr/share/java/OtpErlang.jar ] || clients+=(erlang-jinterface)
+# What it goes without if need be: a compiler for the compiled parts, and nodes in C and Java and
+# networks for the tests.
+extras=()
+command -v gcc >/dev/null || extras+=(gcc libc6-dev)
+has_headers || extras+=(python3-dev)
+if [ "$purpose" = tests ]; then
+    [ -e /usr/include/ei.h ] || extras+=(erlang-dev)
+    command -v javac >/dev/null || extras+=(default-jdk-headless)
+    [ -e /usr/share/java/OtpErlang.jar ] || extras+=(erlang-jinterface)
+    command -v ip >/dev/null || extras+=(iproute2)
+fi
 
 can_install=yes
-if [ ${#packages[@]} -gt 0 ] || [ ${#clients[@]} -gt 0 ]; then
+if [ ${#packages[@]} -gt 0 ] || [ ${#extras[@]} -gt 0 ]; then
     as_root=()
     if [ "$(id -u)" -ne 0 ]; then
         if command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
@@ -71,12 +85,12 @@ if [ ${#packages[@]} -gt 0 ] || [ ${#clients[@]} -gt 0 ]; then
             give_up "Please install Python 3.11 or later with venv, Erlang/OTP 25 or later with\
  dialyzer, and Elixir 1.14 or later, and run this again (Debian, as root: apt-get install\
  ${packages[*]})."
-        printf '%s\n' "The tests with nodes in C and Java will be skipped: for them, install gcc with\
- Erlang's ei.h, and a JDK with OtpErlang.jar (Debian, as root: apt-get install ${clients[*]})." >&2
+        printf '%s\n' "Going on without the parts that are compiled and the tests that need more: for\
+ them, install what is missing (Debian, as root: apt-get install ${extras[*]})." >&2
     fi
 fi
-if [ "$can_install" = yes ] && [ $((${#packages[@]} + ${#clients[@]})) -gt 0 ]; then
-    packages+=(${clients[@]+"${clients[@]}"})
+if [ "$can_install" = yes ] && [ $((${#packages[@]} + ${#extras[@]})) -gt 0 ]; then
+    packages+=(${extras[@]+"${extras[@]}"})
     echo "Installing ${packages[*]} ..."
     apt() {
         ${as_root[@]+"${as_root[@]}"} env DEBIAN_FRONTEND=noninteractive \
@@ -104,4 +118,4 @@ echo "Installing Python packages into .venv ..."
     --config-settings editable_mode=compat --editable '.[test,dev]' >>"$log" 2>&1 </dev/null ||
     give_up "pip could not install the project and its tools: see above, and the whole of it in $log."
 
-printf '%s\n' "$current" >"$stamp"
+printf '%s\n' "$current $purpose" >"$stamp"

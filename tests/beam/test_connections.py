@@ -59,18 +59,23 @@ def start(any_beam: BeamNode, start_beam: Callable[..., BeamNode]) -> Callable[.
     return start
 
 
-@pytest.fixture
-def free_port() -> int:
+def unused_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
     return port
 
 
 @pytest.fixture
-def no_epmd(free_port: int, monkeypatch: pytest.MonkeyPatch) -> int:
+def free_port() -> int:
+    return unused_port()
+
+
+@pytest.fixture
+def no_epmd(monkeypatch: pytest.MonkeyPatch) -> int:
     """The port where the environment says that an EPMD is, and none is."""
-    monkeypatch.setenv("ERL_EPMD_PORT", str(free_port))
-    return free_port
+    port = unused_port()
+    monkeypatch.setenv("ERL_EPMD_PORT", str(port))
+    return port
 
 
 @pytest.fixture
@@ -95,6 +100,10 @@ def is_registered(name: str) -> bool:
     with contextlib.suppress(Exception):
         return EpmdClient().lookup(name.partition("@")[0]) is not None
     return False
+
+
+def is_together(beam: BeamNode, name: str) -> bool:
+    return name in beam.eval("nodes(connected)")
 
 
 def is_apart(beam: BeamNode, name: str) -> bool:
@@ -913,7 +922,7 @@ def test_the_command_without_epmd(
         # It reaches others by itself: here the node of an owner.
         session: Any = (Atom("open_session"), "theirs", other.process().pid, {})
         assert beam.eval(CALL, N=name, R=session) == "ok"
-        assert name in other.eval("nodes(hidden)")
+        wait_until(partial(is_together, other, name))
         for each in (python, beam):
             assert run("ping", each.name, "--port", port, PYNODE_COOKIE=cookie)[1] == "pong\n"
         ask = ("call", python.name, "math", "sqrt", "16", "--port", port)
