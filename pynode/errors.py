@@ -113,9 +113,9 @@ class RemoteError(ExitError):
     ) -> None:
         super().__init__(message, reason=reason)
         self.error_class = error_class
-        self.stacktrace: list[object] = []
-        if isinstance(stacktrace, list | tuple):
-            self.stacktrace += stacktrace
+        self.stacktrace: list[object] = (
+            [*stacktrace] if isinstance(stacktrace, list | tuple) else []
+        )
 
 
 class ErlangError(PynodeError):

@@ -340,7 +340,8 @@ def test_links_from_here(any_beam: BeamNode, node: Node) -> None:
         other = any_beam.process()
         other.eval("process_flag(trap_exit, true)")
         process.link(other.pid)
-        assert process.pid in other.eval("element(2, process_info(self(), links))")
+        links = "element(2, process_info(self(), links))"
+        wait_until(lambda: process.pid in other.eval(links))
     assert other.eval("receive {'EXIT', P, Why} -> {P, Why} end") == (process.pid, NORMAL)
     victim = any_beam.process()
     with node.process() as watcher:

@@ -179,11 +179,13 @@ def test_block_calls_run_one_after_the_other(
 
 def test_timeouts_and_lost_nodes(any_beam: BeamNode, node: Node, functions: Functions) -> None:
     timeout = (BADRPC, Atom("timeout"))
-    assert ask(any_beam, node, "rpc:call(N, M, wait, [], 1)") == timeout
-    assert ask(any_beam, node, "rpc:block_call(N, M, wait, [], 1)") == timeout
-    functions.began.clear()
+    for function in ("call", "block_call"):
+        assert ask(any_beam, node, f"rpc:{function}(N, M, wait, [], 1)") == timeout
+        # It runs all the same.
+        assert functions.began.wait(PATIENCE)
+        functions.began.clear()
     call = any_beam.start_eval("rpc:call(N, M, wait, [])", N=node.name, M=Atom(MODULE))
-    functions.began.wait(PATIENCE)
+    assert functions.began.wait(PATIENCE)
     connection = node.connection(any_beam.name)
     assert connection is not None
     connection.close("test")
