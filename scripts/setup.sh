@@ -67,6 +67,8 @@ if [ "$purpose" = tests ]; then
     command -v javac >/dev/null || extras+=(default-jdk-headless)
     [ -e /usr/share/java/OtpErlang.jar ] || extras+=(erlang-jinterface)
     command -v ip >/dev/null || extras+=(iproute2)
+    # The code of :observer, of which the tests run a part.
+    compgen -G '/usr/lib/erlang/lib/observer-*/src' >/dev/null || extras+=(erlang-src)
 fi
 
 can_install=yes
