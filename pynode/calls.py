@@ -8,6 +8,7 @@ patience of the caller ends; and an answer that comes after that finds nobody an
 from __future__ import annotations
 
 import functools
+import logging
 import threading
 import time
 from contextlib import suppress
@@ -25,6 +26,7 @@ from pynode.errors import (
 )
 from pynode.inspection import format_banner, format_exit, format_mfa
 from pynode.protocol import control as cm
+from pynode.show import current_traceback, short
 from pynode.terms import Atom, Fun, Pid, Reference
 from pynode.values import encode, no_objects
 
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
     from pynode.dist.connection import Connection
     from pynode.node import Node
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -144,7 +148,10 @@ class Request(Generic[T]):
         self._node.demonitor(self._reference)
         self._inbox.put(None)
         for callback in callbacks:
-            callback()
+            try:
+                callback()
+            except BaseException:  # noqa: BLE001 (others wait, and this thread is needed)
+                log.error("a callback of %r raised:\n%s", self, current_traceback())
 
 
 def send_request(
@@ -222,6 +229,7 @@ def multicall(
     node: Node, peers: Sequence[str], mfa: tuple[str, str, list[Any]], timeout: float | None
 ) -> list[Any]:
     """Call a function on several nodes; see `Node.multicall`."""
+    node.check_running()
     found: SimpleQueue[tuple[str, Connection | NodeUnavailableError]] = SimpleQueue()
 
     def find(peer: str) -> None:
@@ -229,6 +237,8 @@ def multicall(
             found.put((peer, node.ready(peer)))
         except NodeUnavailableError as error:
             found.put((peer, error))
+        except Exception as error:  # noqa: BLE001 (who waits must hear of it, whatever it is)
+            found.put((peer, NodeUnavailableError(f"{short(peer)}: {error}", node=peer)))
 
     different = set(peers)
     for peer in different:

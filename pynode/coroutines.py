@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import threading
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,9 @@ class EventLoop:
             except CallInterrupted:
                 future.cancel()
                 raise
+            except concurrent.futures.CancelledError:
+                # The coroutine's own doing; this is what it would be without a thread in between.
+                raise asyncio.CancelledError from None
         if error is not None:
             raise error
         return value
@@ -47,10 +51,29 @@ class EventLoop:
             if self._loop is None:
                 loop = asyncio.new_event_loop()
                 threading.Thread(
-                    target=loop.run_forever, name="pynode-asyncio", daemon=True
+                    target=_run, args=(loop,), name="pynode-asyncio", daemon=True
                 ).start()
                 self._loop = loop
             return self._loop
+
+    def stop(self) -> None:
+        """End the loop, if it was started, with what runs on it."""
+        with self._lock:
+            loop = self._loop
+            if loop is not None and not loop.is_closed():
+                loop.call_soon_threadsafe(loop.stop)
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        loop.run_forever()
+    finally:
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        # One round more, in which they are cancelled.
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+        loop.close()
 
 
 async def _outcome(coroutine: CoroutineType[Any, Any, Any]) -> tuple[Any, BaseException | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from types import ModuleType
@@ -11,16 +12,34 @@ from typing import Any
 from pynode.errors import InvalidRequestError, NotAllowedError
 from pynode.show import short
 
-#: Attributes by which every function and class leads to all of Python.
+#: Attributes by which objects lead to all of Python.
 _WAYS_OUT = frozenset(
     {
-        *("__base__", "__bases__", "__builtins__", "__class__", "__closure__", "__code__"),
-        *("__dict__", "__func__", "__getattribute__", "__globals__", "__loader__", "__mro__"),
-        *("__reduce__", "__reduce_ex__", "__self__", "__spec__", "__subclasses__"),
-        *("__traceback__", "__wrapped__", "ag_frame", "cr_frame", "f_back", "f_builtins"),
-        *("f_globals", "f_locals", "gi_frame", "mro", "tb_frame", "tb_next"),
+        *("ag_frame", "cr_frame", "f_back", "f_builtins", "f_globals", "f_locals", "gi_frame"),
+        *("mro", "tb_frame", "tb_next"),
     }
 )
+
+#: Of the names that Python reserves (``__name__``), those that do no more than operators do. All
+#: others are ways out: there are many of them, and each release of Python brings more.
+_OPERATORS = frozenset(
+    f"__{name}__"
+    for name in re.findall(
+        r"\w+",
+        """abs add aenter aexit aiter and anext await bool bytes call ceil complex contains delitem
+        divmod doc enter eq exit float floor floordiv format ge getitem gt hash iadd iand
+        ifloordiv ilshift imatmul imod imul index int invert ior ipow irshift isub iter itruediv
+        ixor le len length_hint lshift lt matmul mod mul name ne neg next or pos pow qualname
+        radd rand rdivmod repr reversed rfloordiv rlshift rmatmul rmod rmul ror round rpow
+        rrshift rshift rsub rtruediv rxor setitem str sub truediv trunc version xor""",
+    )
+)
+
+
+def _leads_out(name: str) -> bool:
+    return name in _WAYS_OUT or (
+        name.startswith("__") and name.endswith("__") and name not in _OPERATORS
+    )
 
 
 class Modules:
@@ -78,7 +97,7 @@ class Modules:
         AttributeError and whatever else getting an attribute may raise.
         """
         for part in text(path, "attribute").split("."):
-            if self._allow is not None and part in _WAYS_OUT:
+            if self._allow is not None and _leads_out(part):
                 raise NotAllowedError(
                     f"{part} leads out of the modules that may be called on this node: "
                     "start the node without --allow if it should.",

@@ -12,12 +12,14 @@ import itertools
 import logging
 import threading
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeAlias, TypeVar
 
 from pynode import calls, config, gen, posix
 from pynode.calls import Callers, RemoteFun, Request
 from pynode.cookie import find_cookie
 from pynode.coroutines import EventLoop
+from pynode.destination import Destination
 from pynode.dist.engine import Engine
 from pynode.dist.loopback import Loopback
 from pynode.dist.naming import EpmdNaming, Naming, StaticNaming
@@ -42,7 +44,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
     from types import CoroutineType
 
-    from pynode.destination import Destination
     from pynode.dist.connection import Connection
     from pynode.dist.task import Task
     from pynode.dist.tls import Tls
@@ -51,6 +52,9 @@ log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+#: Characters of a name, as of any atom.
+_LONGEST_NAME = 255
 
 #: A process: its pid, its registered name if it is of this node, or that and its node's name.
 Address: TypeAlias = Pid | str | tuple[str, str]
@@ -198,14 +202,18 @@ class Node:
         self._stopping = True
         self._ended.set()
         deadline = time.monotonic() + config.SHUTDOWN_SECONDS
-        # Those that came later may need the others for their end.
-        for destination in reversed(list(self.signals.destinations.values())):
-            destination.stopped()
-            destination.join(deadline)
-        self._naming.close()
-        self._table.stop()
-        self._loopback.close("node_stopped")
-        self.engine.stop()
+        with ExitStack() as at_last:  # whatever happens, and be it an interrupt
+            at_last.callback(self.engine.stop)
+            at_last.callback(self._loop.stop)
+            # Who still waits for a process of this node hears that there is none.
+            at_last.callback(self.signals.lost, self._loopback)
+            at_last.callback(self._loopback.close, "node_stopped")
+            at_last.callback(self._table.stop)
+            at_last.callback(self._naming.close)
+            # Those that came later may need the others for their end.
+            for destination in reversed(list(self.signals.destinations.values())):
+                destination.stopped()
+                destination.join(deadline)
 
     def run_forever(self) -> None:
         """Wait until SIGTERM or SIGINT comes, or the node is stopped. For the main thread alone.
@@ -251,6 +259,8 @@ class Node:
         if isinstance(destination, GenServer):
             destination = process_of(destination)
             destination.check_new()
+        if not isinstance(destination, Destination):
+            raise TypeError(f"{short(destination)} is no process: give an object of its class.")
         if self.creation:
             self.check_running()
             self.engine.run(self.attach(destination, name))
@@ -267,7 +277,7 @@ class Node:
             # Not before it has a pid: messages to the name may come at once.
             try:
                 self.register(name, destination)
-            except ValueError:
+            except (TypeError, ValueError):
                 self.signals.destinations.pop(destination.pid)
                 raise
         return destination.attached()
@@ -291,6 +301,10 @@ class Node:
         Raises ValueError for a name that is registered already, for a second name, and for a
         process that has exited.
         """
+        if not isinstance(name, str):
+            raise TypeError(f"{short(name)} is no name: give a string.")
+        if not 0 < len(name) <= _LONGEST_NAME or name == "undefined":
+            raise ValueError(f"{short(name)} is no name: give 1 to 255 characters.")
         if isinstance(process, GenServer):
             process = process_of(process)
         destination = self.signals.find(process) if isinstance(process, Pid) else process
@@ -490,6 +504,8 @@ class Node:
         Raises NodeUnavailableError.
         """
         peer, target = self.locate(to)
+        if type(target) is Reference:
+            raise TypeError(f"{to} is an alias, to which messages can be sent, and no process.")
         return self.ready(peer), target
 
     def locate(self, to: Address | Reference) -> tuple[str, Any]:
@@ -525,6 +541,8 @@ class Node:
 
         Raises EncodeError and NodeUnavailableError.
         """
+        if not isinstance(pid, Pid):
+            raise TypeError(f"{short(pid)} is no pid: give that of a process.")
         payload = encode(reason)
         self.exit_over(self.ready(pid.node), pid, payload)
 

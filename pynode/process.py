@@ -349,6 +349,8 @@ class Process(Destination):
         ...     process.receive() == (Atom("EXIT"), other, Atom("boom"))
         True
         """
+        if not isinstance(other, Pid):
+            raise TypeError(f"{short(other)} is no pid: give that of a process.")
         with self.node.engine.shield():
             self.link_over(self.node.ready(other.node), other)
 
@@ -447,9 +449,16 @@ class Spawned(Process):
     def raised(self, error: BaseException) -> Any:
         """Return what to exit with after the function has raised `error`."""
         reason = exit_reason(error)
-        if not isinstance(error, ExitError | SystemExit):
+        if not issubclass(type(error), ExitError | SystemExit):  # isinstance() would ask the object
             log.error("%s exits, its function raised:", self, exc_info=error)
         return reason
+
+    def _raised(self, error: BaseException) -> tuple[Any, bytes]:
+        try:
+            return _encoded(self.raised(error))
+        except BaseException:  # noqa: BLE001 (the exception's own code may raise anything)
+            log.error("%s exits, and what its function raised cannot be shown", self)
+            return KILLED, encode(KILLED)
 
     def main(self, body: _Body) -> None:
         """Run the function, and exit."""
@@ -465,7 +474,7 @@ class Spawned(Process):
                 body.close_window()
                 if not self._alive:
                     return  # that is what has interrupted it
-                reason, payload = _encoded(self.raised(error))
+                reason, payload = self._raised(error)
             body.close_window()
             self.exit_with(reason, payload, unflushed=body.connection)
         finally:
@@ -479,13 +488,16 @@ class _Body(Task):
 
     def __init__(self, process: Spawned) -> None:
         super().__init__()
-        self._process = process
+        #: None when it is done: it must not keep the process, and that what it has returned.
+        self._process: Spawned | None = process
         #: The connection that the request to spawn it came by.
         self.connection: Connection | None = None
 
     def run(self) -> None:
         """See `Task.run`."""
-        self._process.main(self)
+        process, self._process = self._process, None
+        if process is not None:
+            process.main(self)
 
     def flush(self) -> None:
         """See `Task.flush`."""

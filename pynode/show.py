@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+import traceback
 
 
 def short(value: object) -> str:
@@ -14,3 +15,11 @@ def short(value: object) -> str:
         return reprlib.repr(value)
     except Exception:  # noqa: BLE001 (it may be code of the user's)
         return f"<{type(value).__name__}>"
+
+
+def current_traceback() -> str:
+    """Return the traceback of the exception that is handled, as far as it can be shown."""
+    try:
+        return traceback.format_exc()
+    except BaseException as error:  # noqa: BLE001 (the exception's own code may raise anything)
+        return f"(which cannot be shown: that raises {type(error).__name__})"

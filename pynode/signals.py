@@ -18,6 +18,7 @@ from pynode import etf
 from pynode.dist.task import Task
 from pynode.protocol import control as cm
 from pynode.protocol.flags import DFlag
+from pynode.show import current_traceback
 from pynode.terms import Atom, Pid, Reference
 from pynode.values import encode
 
@@ -315,8 +316,8 @@ def _fire(monitor: _Monitor, reason: Any) -> Task | None:
             monitor.on_spawned(reason, 0)
         elif monitor.on_down is not None:
             task = monitor.on_down(reason)
-    except Exception:
-        log.exception("internal error when a monitor fired; please report it")
+    except BaseException:  # noqa: BLE001 (sys.exit() as well: this thread is needed)
+        log.error("what was to be called for a monitor raised:\n%s", current_traceback())
         return None
     return task if isinstance(task, Task) else None
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import sys
 import threading
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -14,12 +16,14 @@ from pynode import (
     CallTimeoutError,
     EncodeError,
     ExitError,
+    GenServer,
     Node,
     NodeUnavailableError,
     Process,
     RemoteError,
     current_process,
 )
+from pynode.process import Spawned
 from pynode.testing import wait_until
 
 if TYPE_CHECKING:
@@ -341,3 +345,126 @@ def test_a_node_has_limits_of_its_own(start_node: Callable[..., Node]) -> None:
         node.send("inbox", deep)
         node.send("inbox", "shallow")
         assert process.receive(timeout=10) == "shallow"
+
+
+def test_a_callback_that_raises_or_exits_stops_nobody(start_node: Callable[..., Node]) -> None:
+    here, there = start_node(), start_node()
+    here.monitor(("nobody", there.name), lambda _: sys.exit(1))
+    here.monitor("nobody", lambda _: sys.exit(1))
+    request = here.erpc_request(there.name, "math", "sqrt", [16])
+    request.add_done_callback(lambda: 1 / 0)
+    assert request.result(10) == 4.0
+    assert here.ping(there.name)
+    assert here.erpc(here.name, "math", "sqrt", [16]) == 4.0
+
+
+def test_an_alias_is_no_process(start_node: Callable[..., Node]) -> None:
+    here, there = start_node(), start_node()
+    assert here.ping(there.name)
+    reference: Any = there.new_reference()
+    with here.process() as process:
+        for attempt in (
+            lambda: here.exit(reference, Atom("kill")),
+            lambda: here.monitor(reference, print),
+            lambda: here.call(reference, 1),
+            lambda: process.link(reference),
+        ):
+            with pytest.raises(TypeError):
+                attempt()
+    assert here.nodes() == [there.name]
+
+
+def test_wrong_timeouts_leave_nothing_behind(start_node: Callable[..., Node]) -> None:
+    node = start_node()
+    outcomes: SimpleQueue[Any] = SimpleQueue()
+
+    def attempts() -> None:
+        wrong: Any
+        for wrong in ["5", -1] * 20:
+            try:
+                node.call("net_kernel", 1, timeout=wrong)
+            except (TypeError, ValueError) as error:
+                outcomes.put(type(error))
+        outcomes.put(node.ping(node.name, timeout=1e300))
+
+    node.spawn(attempts)
+    assert [outcomes.get(timeout=10) for _ in range(41)] == [TypeError, ValueError] * 20 + [True]
+
+
+def test_a_multicall_on_a_node_that_was_stopped(start_node: Callable[..., Node]) -> None:
+    node = start_node()
+    node.stop()
+    with pytest.raises(NodeUnavailableError, match="stopped"):
+        node.multicall([node.name], "math", "sqrt", [16], timeout=1)
+
+
+def test_what_returned_a_lot_keeps_none_of_it(start_node: Callable[..., Node]) -> None:
+    here, there = start_node(), start_node()
+
+    def processes() -> int:
+        # Those of this test alone: others may have left some.
+        found = [each for each in gc.get_objects() if isinstance(each, Spawned)]
+        return sum(each.pid.node == there.name for each in found)
+
+    gc.disable()
+    try:
+        for _ in range(5):
+            assert here.erpc(there.name, "builtins", "bytes", [10]) == "\0" * 10
+        wait_until(lambda: not processes())
+    finally:
+        gc.enable()
+
+
+def test_a_stop_that_is_interrupted_stops_all_the_same(start_node: Callable[..., Node]) -> None:
+    node = start_node()
+
+    class Stubborn(GenServer):
+        def terminate(self, reason: Any) -> None:
+            raise KeyboardInterrupt
+
+    class Rude(Process):
+        def join(self, deadline: float) -> None:
+            raise KeyboardInterrupt
+
+    node.add(Stubborn())
+    node.add(Rude())
+    with pytest.raises(KeyboardInterrupt):
+        node.stop()
+    start_node(node.name).stop()  # the name is free
+
+
+def test_names_that_are_none(start_node: Callable[..., Node]) -> None:
+    node = start_node()
+    wrong: Any
+    for wrong in (5, b"x", ("a", "b"), ["x"], "", "undefined", "x" * 256):
+        with pytest.raises((TypeError, ValueError)):
+            node.process(name=wrong)
+    wrong = GenServer
+    with pytest.raises(TypeError):
+        node.add(wrong)
+    assert node.erpc(node.name, "erlang", "registered", [])
+
+
+def test_the_event_loop_ends_with_the_node(start_node: Callable[..., Node]) -> None:
+    node = start_node()
+
+    async def asynchronous() -> int:
+        return 1
+
+    coroutine: Any = asynchronous()
+    assert node.run_async(coroutine) == 1
+    (loop,) = [thread for thread in threading.enumerate() if thread.name == "pynode-asyncio"]
+    node.stop()
+    loop.join(10)
+    assert not loop.is_alive()
+
+
+def test_a_coroutine_that_is_cancelled(start_node: Callable[..., Node]) -> None:
+    node = start_node()
+
+    async def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    coroutine: Any = cancelled()
+    with pytest.raises(asyncio.CancelledError):
+        node.run_async(coroutine)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import suppress
 from types import CoroutineType, ModuleType
@@ -23,7 +22,7 @@ from pynode.errors import (
 )
 from pynode.modules import arguments, text
 from pynode.objects import UNKNOWN, Entry, Session
-from pynode.show import short
+from pynode.show import current_traceback, short
 from pynode.terms import Atom, Map, Pid, Reference
 from pynode.values import UNREPRESENTABLE, Ref, encode, to_term
 
@@ -153,7 +152,7 @@ class Call(Task):
             self._answer()
         except BaseException:  # noqa: BLE001
             # Nobody waits in vain, whatever went wrong on the way to an answer.
-            log.error("no answer could be made; please report it:\n%s", traceback.format_exc())
+            log.error("no answer could be made; please report it:\n%s", current_traceback())
             self._reply_to_failure()
         finally:
             for entry in self.used:
@@ -207,8 +206,12 @@ class Call(Task):
         term = python_error(error, None)
         # Where its session is gone, the text of the error is what remains.
         if not issubclass(kind, CallInterrupted):
-            with suppress(BridgeError):
+            try:
                 term[Atom("ref")] = self.new_ref(without_frames(error), "exception")
+            except BaseException as other:  # noqa: BLE001 (its class may not let us look at it)
+                log.debug(
+                    "an exception of type %s is not kept: %s", term[Atom("type")], type(other)
+                )
         return (ERROR, term)
 
     # --- the answer

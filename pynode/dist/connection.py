@@ -138,7 +138,7 @@ class Connection(Source):
                         return task
                 else:
                     break
-        except Exception as error:  # noqa: BLE001
+        except BaseException as error:  # noqa: BLE001 (this thread is needed)
             decoding.finish()
             self._failed(error)
         if self._line is not None:
@@ -152,13 +152,13 @@ class Connection(Source):
         if self.ended is None:
             try:
                 task = self._deliver(self, message)
-            except Exception as error:  # noqa: BLE001
+            except BaseException as error:  # noqa: BLE001 (this thread is needed)
                 self._failed(error)
             else:
                 if task is not None:
                     self._engine.admit(self, task)
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: BaseException) -> None:
         """Close the connection because of what was raised when reading from it."""
         if isinstance(error, OSError):
             self.close(f"connection_closed: {error.strerror or error}")

@@ -78,7 +78,8 @@ class Decoding:
 
     def concerns(self, message: Message) -> bool:
         """Whether `holds_back` and `begin` are to be asked about a message."""
-        return bool(self._late) or _size(message) > _SMALL
+        payload = message.payload  # this is asked of each message, so without a call
+        return bool(self._late) or (payload is not None and len(payload) > _SMALL)
 
     def holds_back(self, message: Message) -> bool:
         """Whether a message has to wait for others that are on their way; if so, it will come."""

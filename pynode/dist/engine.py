@@ -32,7 +32,6 @@ import itertools
 import logging
 import threading
 import time
-import traceback
 from abc import ABC, abstractmethod
 from collections import deque
 from contextlib import contextmanager
@@ -42,6 +41,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pynode import config
 from pynode.dist.task import INTERRUPT, CallInterrupted, Task
 from pynode.dist.timers import Timers
+from pynode.show import current_traceback
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
@@ -189,7 +189,7 @@ def _run(task: Task) -> None:
     try:
         task.run()
     except BaseException:  # noqa: BLE001
-        log.error("internal error in %s; please report it:\n%s", task, traceback.format_exc())
+        log.error("internal error in %s; please report it:\n%s", task, current_traceback())
 
 
 class Engine:
@@ -531,6 +531,11 @@ class Engine:
         arrives for the task's own lane while it waits. Raises CallInterrupted if the task is
         interrupted.
         """
+        if timeout is not None and not timeout >= 0:
+            raise ValueError(f"The timeout is {timeout}: give it seconds, 0 or more, or None.")
+        if timeout is not None and timeout > threading.TIMEOUT_MAX:
+            timeout = None
+        deadline = None if timeout is None else time.monotonic() + timeout
         worker = threading.current_thread()
         if not isinstance(worker, _Worker | _OwnThread) or worker.task is None:
             return inbox.get(timeout=timeout)
@@ -542,7 +547,6 @@ class Engine:
         if worker.source is not None:
             self._promote(worker.source)
         self._run_aside()
-        deadline = None if timeout is None else time.monotonic() + timeout
         lane, outer = self._open_to(task.lane if task.lets_in else None, inbox)
         try:
             while True:

@@ -44,7 +44,7 @@ class Loopback(Connection):
         while (message := self._queue.get()) is not None:
             try:
                 task = self._deliver(self, message)
-            except Exception:
+            except BaseException:
                 log.exception("internal error with %s; please report it", message.control)
                 continue
             if task is not None:

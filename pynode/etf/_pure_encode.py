@@ -339,9 +339,19 @@ def _same_key() -> EncodeError:
 # --- numbers -------------------------------------------------------------------------------
 
 
+#: Bytes of the largest integer that OTP 28 takes (``(1 bsl 4194240) - 1``). A BEAM closes the
+#: connection on a larger one.
+_LARGEST: Final = 65_535 * 8
+
+
 def _big(number: int) -> bytes:
     magnitude = abs(number)
     size = (magnitude.bit_length() + 7) // 8
+    if size > _LARGEST:
+        raise EncodeError(
+            f"An integer of {size} bytes is too large for a BEAM, which takes {_LARGEST}: send its "
+            "bytes or its digits."
+        )
     digits = magnitude.to_bytes(size, "little")
     if size < 256:
         return bytes((SMALL_BIG_EXT, size, number < 0)) + digits

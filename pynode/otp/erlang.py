@@ -16,6 +16,7 @@ from pynode._version import __version__
 from pynode.errors import ErlangError, PynodeError
 from pynode.otp.global_names.conflicts import resolve_conflict
 from pynode.otp.process_info import process_info
+from pynode.process import Process
 from pynode.protocol.flags import DFlag
 from pynode.terms import Atom, Pid, Reference
 
@@ -107,6 +108,11 @@ def _register(node: Node, name: Any, pid: Any) -> bool:
 
 
 def _unregister(node: Node, name: Any) -> bool:
+    destination = node.signals.names.get(_name(name))
+    if destination is not None and not isinstance(destination, Process):
+        raise ErlangError(
+            "this is a service of the node itself, which keeps its name.", reason=_NOTSUP
+        )
     try:
         node.unregister(_name(name))
     except ValueError as error:

@@ -114,16 +114,13 @@ class Rex(Destination):
                 call = _Call(self, connection, to, (module, function, args))
                 return self._start(connection, call, leader)
             case (Pid() as to, (Atom("sbcast"), name, message)):
-                task, found = self._pass_on(connection, name, message)
+                found = self._pass_on(name, message)
                 answer = self.node.name if found else (_NONEXISTING_NAME, name)
                 self._tell(connection, to, (_REX, self.node.name, answer))
-                return task
             case (Pid() as to, (Atom("send"), name, message)):
-                task, found = self._pass_on(connection, name, (to, message))
-                if not found:
+                if not self._pass_on(name, (to, message)):
                     answer = (_NONEXISTING_NAME, name)
                     self._tell(connection, to, (_REX, self.node.name, answer))
-                return task
             case (Pid() as to, Atom("features_request")):
                 self._tell(connection, to, (_FEATURES_REPLY, self.node.name, [_ERPC]))
             case message:
@@ -136,12 +133,14 @@ class Rex(Destination):
         self.node.attach(process)
         return process.started_by(connection)
 
-    def _pass_on(self, connection: Connection, name: Any, message: Any) -> tuple[Task | None, bool]:
-        """Hand a message to what is registered as `name`; return its task, and whether it is."""
-        destination = self.node.signals.names.get(atom_name(name) or "")
-        if destination is None:
-            return None, False
-        return destination.deliver(connection, encode(message)), True
+    def _pass_on(self, name: Any, message: Any) -> bool:
+        """Send a message on to what is registered as `name`; whether there is such a thing."""
+        found = atom_name(name)
+        if found is None or self.node.whereis(found) is None:
+            return False
+        # As a message of its own: it may be one for this process again, and so on.
+        self.node.send(found, message)
+        return True
 
     def _tell(self, connection: Connection, to: Pid, message: Any) -> None:
         connection.post(connection.encode(cm.SendSender(self.pid, to), encode(message)))

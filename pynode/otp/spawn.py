@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from pynode.errors import EncodeError
+from pynode.errors import DecodeError, EncodeError
 from pynode.otp.apply import RefusedError, apply, outcome
 from pynode.process import Spawned
 from pynode.protocol import control as cm
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 _RETURN, _ERROR = Atom("return"), Atom("error")
 _BADARG, _NOTSUP, _BADOPT = Atom("badarg"), Atom("notsup"), Atom("badopt")
+_SYSTEM_LIMIT = Atom("system_limit")
 
 
 class Applied(Spawned):
@@ -105,7 +106,12 @@ def spawn_for(
     node: Node, connection: Connection, request: cm.SpawnRequest, payload: bytes
 ) -> Task | None:
     """Do what a request to spawn asks for, and answer it; return the task that is the process."""
-    process, flags = _process(node, request, node.decode(payload))
+    try:
+        process, flags = _process(node, request, node.decode(payload))
+    except DecodeError as error:
+        # Such as one that is nested too deeply: who has sent it is known all the same.
+        log.error("a request of %s to spawn was refused: %s", connection.peer, error)
+        process, flags = _SYSTEM_LIMIT, 0
     if isinstance(process, Atom):
         reply = cm.SpawnReply(request.req_id, request.from_pid, 0, process)
         connection.post(connection.encode(reply))

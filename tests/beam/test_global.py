@@ -490,6 +490,20 @@ def test_python_loses_a_node(
     assert in_time(one, "global:trans({x, self()}, fun() -> done end)") == "done"
 
 
+def test_python_nodes_that_lose_each_other(start_node: Callable[..., Node]) -> None:
+    nodes = [start_node() for _ in range(5)]
+    connect(*nodes)
+    wait_for_cluster(*nodes)
+    one, other, *rest = nodes
+    one.disconnect(other.name)
+    wait_for_partitions(*nodes)
+    # Those that have lost nobody stay together.
+    for node in rest:
+        assert known(node) >= {each.name for each in rest} - {node.name}
+    connect(*nodes)
+    wait_for_cluster(*nodes)
+
+
 def test_partitions_are_not_prevented_where_nobody_wants_it(
     start: Callable[..., BeamNode], start_node: Callable[..., Node]
 ) -> None:

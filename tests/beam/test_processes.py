@@ -28,7 +28,7 @@ from pynode.testing import wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pynode.testing import BeamNode, Epmd
+    from pynode.testing import BeamNode, BeamProcess, Epmd
 
 PATIENCE = 10.0
 DOWN, EXIT, PROCESS = Atom("DOWN"), Atom("EXIT"), Atom("process")
@@ -401,14 +401,18 @@ def test_links_and_unlinks_that_cross_agree_in_the_end(any_beam: BeamNode, node:
                 process.link(other.pid)
                 process.unlink(other.pid)
             done.result(PATIENCE)
-            # All signals have arrived when the answer to this one has.
-            wait_until(lambda: not any(n for _, n in process._links.values()))
-            there = other.eval(
-                "{links, L} = process_info(self(), links), lists:member(P, L)", P=process.pid
-            )
-            assert (other.pid in process._links) == there
+
+            def agree(process: Process = process, other: BeamProcess = other) -> str | None:
+                linked = "{links, L} = process_info(self(), links), lists:member(P, L)"
+                there = other.eval(linked, P=process.pid)
+                here = process._links.get(other.pid)
+                if here is not None and here[1]:
+                    return None  # not over yet
+                return f"both {there}" if (here is not None) == there else None
+
+            agreed = wait_until(agree)
             if turn % 2 == 0:
-                assert not there
+                assert agreed == "both False"
             assert not len(process.mailbox)
     assert_nothing_is_left(node)
 
