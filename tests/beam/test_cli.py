@@ -303,3 +303,26 @@ def test_a_name_in_use_does_not_start(
 ) -> None:
     with pytest.raises(ChildExitedError, match="is taken"):
         start_pynode(module_pynode.name)
+
+
+def test_setup(beam: BeamNode, start_pynode: Callable[..., PynodeProcess], tmp_path: Path) -> None:
+    (tmp_path / "my_servers.py").write_text(
+        "from pynode import GenServer\n"
+        "class Echo(GenServer):\n"
+        "    def handle_call(self, request, from_):\n"
+        "        return request\n"
+        "def setup(node):\n"
+        "    node.add(Echo(), name='echo')\n"
+    )
+    python = start_pynode(None, "--setup", "my_servers:setup", env={"PYTHONPATH": str(tmp_path)})
+    assert beam.eval("gen_server:call({echo, N}, hello)", N=Atom(python.name)) == "hello"
+
+
+@pytest.mark.parametrize("setup", ["no_such_module:f", "math:nonsense", "math", ":f", ""])
+def test_a_setup_that_is_not_there(setup: str) -> None:
+    code, out, err = run(
+        *("serve", "--name", "nobody@127.0.0.1", "--setup", setup), PYNODE_COOKIE="c"
+    )
+    assert (code, out) == (2, "")
+    assert "write MODULE:FUNCTION" in err
+    assert "Traceback" not in err
