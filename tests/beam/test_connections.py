@@ -318,7 +318,8 @@ def test_hidden_and_published(any_beam: BeamNode, cookie: str) -> None:
             assert (node.name in visible) == published
             assert (node.name in hidden) != published
             assert node.name in connected
-            assert node.nodes() == [any_beam.name]
+            # The BEAM is done a moment before we are.
+            wait_until(lambda: node.nodes() == [any_beam.name])
         wait_until(partial(is_apart, any_beam, node.name))
 
 
