@@ -575,7 +575,10 @@ def test_a_loop_that_ends_while_everything_waits(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_run_forever(here: Node, number: int) -> None:
+def test_run_forever(here: Node, number: int, request: pytest.FixtureRequest) -> None:
+    # It may be ignored: a shell does that for what it runs in the background.
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, ignored))
     before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
 
     async def main() -> None:

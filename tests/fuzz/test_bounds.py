@@ -97,13 +97,13 @@ def test_limit_of_decimal_digits() -> None:
 
 
 def test_a_number_of_a_million_digits_is_no_decimal() -> None:
-    term = a_struct("Decimal", sign=1, coef=1 << 8_000_000, exp=0)
+    term = a_struct("Decimal", sign=1, coef=1 << 4_000_000, exp=0)
     with cheap(memory=10_000_000):
         assert type(decoded(term)) is dict
     # The sign and the exponent are numbers, too.
     with cheap(memory=10_000_000):
-        decoded(a_struct("Decimal", sign=1 << 8_000_000, coef=Atom("inf"), exp=0))
-        assert type(decoded(a_struct("Decimal", sign=1, coef=1, exp=1 << 8_000_000))) is dict
+        decoded(a_struct("Decimal", sign=1 << 4_000_000, coef=Atom("inf"), exp=0))
+        assert type(decoded(a_struct("Decimal", sign=1, coef=1, exp=1 << 4_000_000))) is dict
 
 
 def test_exponents_and_offsets_beyond_all_reason() -> None:
