@@ -15,10 +15,14 @@ REF_TTL_SECONDS = 0
 REF_MAX = 10_000
 #: What a full session does: evict its least recently used ref, or refuse with "error".
 ON_FULL = "evict"
+#: Seconds for which an owner counts as alive when its node is lost; 0 for not at all.
+GRACE_SECONDS = 0
 #: Released refs and ended sessions that are remembered, so that a late caller is told the reason.
 DEPARTED_MEMORY = 10_000
 #: Exceptions that one session keeps as objects for its caller to inspect.
 EXCEPTIONS_PER_SESSION = 16
+#: Seconds that the objects are measured for, when somebody asks for a census of them.
+CENSUS_SECONDS = 0.05
 
 #: Seconds of silence after which a peer is taken for lost (kernel's ``net_ticktime``).
 NET_TICKTIME = 60.0

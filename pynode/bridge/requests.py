@@ -169,6 +169,17 @@ def _do_give_session(call: Call, session_id: Any, giver: Any, receiver: Any) -> 
     return OK
 
 
+def _do_add_owner(call: Call, session_id: Any, owner: Any) -> Any:
+    call.bridge.reach(_pid(owner))
+    call.bridge.registry.add_owner(text(session_id, "session id"), owner)
+    return OK
+
+
+def _do_remove_owner(call: Call, session_id: Any, owner: Any) -> Any:
+    call.bridge.registry.remove_owner(text(session_id, "session id"), _pid(owner))
+    return OK
+
+
 def _do_release_session(call: Call, session_id: Any) -> Any:
     if isinstance(session_id, Pid):
         session = call.bridge.registry.implicit_session(session_id)
@@ -180,11 +191,11 @@ def _do_release_session(call: Call, session_id: Any) -> Any:
 
 def _do_sessions(call: Call) -> Any:
     registry = call.bridge.registry
-    return (OK, {session.id: _describe(session) for session in registry.sessions()})
+    return (OK, {session.id: _describe(call, session) for session in registry.sessions()})
 
 
 def _do_session(call: Call, session_id: Any) -> Any:
-    return (OK, _describe(_session(call, session_id)))
+    return (OK, _describe(call, _session(call, session_id)))
 
 
 def _do_refs(call: Call, session_id: Any) -> Any:
@@ -227,14 +238,17 @@ def _session(call: Call, session_id: Any) -> Session:
     return call.bridge.registry.session(text(session_id, "session id"))
 
 
-def _describe(session: Session) -> dict[Atom, Any]:
+def _describe(call: Call, session: Session) -> dict[Atom, Any]:
+    owners = list(session.owners)
     return _atoms(
         id=session.id,
-        owners=list(session.owners),
+        owners=owners,
+        absent=list(filter(call.bridge.registry.is_absent, owners)),
         refs=session.refs,
         created_at=session.created_at,
         last_used=session.last_used,
         ttl_seconds=session.ttl_seconds,
+        grace_seconds=session.grace_seconds,
         max_refs=session.max_refs,
         on_full=Atom(session.on_full),
         tags=session.tags,
@@ -283,6 +297,8 @@ REQUESTS: dict[str, _Request] = {
     "release": _Request(_do_release, 1, lane=True),
     "open_session": _Request(_do_open_session, 3, lane=False),
     "give_session": _Request(_do_give_session, 3, lane=False),
+    "add_owner": _Request(_do_add_owner, 2, lane=False),
+    "remove_owner": _Request(_do_remove_owner, 2, lane=False, urgent=True),
     "release_session": _Request(_do_release_session, 1, lane=False, urgent=True),
     "sessions": _Request(_do_sessions, 0, lane=False, urgent=True),
     "session": _Request(_do_session, 1, lane=False, urgent=True),

@@ -6,6 +6,7 @@ import functools
 import logging
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pynode import etf
@@ -15,6 +16,7 @@ from pynode.destination import Destination
 from pynode.errors import BridgeError, DecodeError, InvalidRequestError, NodeUnavailableError
 from pynode.objects import OWNER_DOWN, Registry, Session
 from pynode.show import short
+from pynode.signals import NOCONNECTION
 from pynode.terms import Atom, Fun, Pid, Reference
 from pynode.values import Ref, decode, from_struct
 
@@ -50,6 +52,8 @@ class Bridge(Destination):
         self.calls: dict[Any, Call] = {}
         self.started = time.monotonic()
         self._watches: dict[Pid, _Watch] = {}  # under the registry's lock
+        #: Lost nodes with absent owners that are being connected to.
+        self._calling: set[str] = set()
         self._idle = threading.Condition()
         self._stopping = False
 
@@ -62,7 +66,8 @@ class Bridge(Destination):
             defer=self.node.engine.submit,
             ended=self._ended,
         )
-        self._expire_later()
+        self.node.subscribe(self, self._node_event)
+        self._look_again_later()
         return None
 
     def stop(self, timeout: float) -> bool:
@@ -91,7 +96,7 @@ class Bridge(Destination):
         # owner is as good as dead. This runs under the registry's lock, so it is told later.
         connection = self.node.connection(owner.node)
         if connection is None:
-            self.node.engine.submit(functools.partial(gone, Atom("noconnection")))
+            self.node.engine.submit(functools.partial(gone, NOCONNECTION))
         else:
             watch.reference = self.node.monitor_over(connection, owner, gone)
 
@@ -109,7 +114,30 @@ class Bridge(Destination):
             del self._watches[owner]
             return True
 
-        self.registry.owner_down(owner, confirm)
+        if reason == NOCONNECTION:
+            self.registry.owner_lost(owner, confirm)
+            # A new connection may have been there before the old one was known to be lost.
+            self._node_event(True, owner.node)  # noqa: FBT003
+        else:
+            self.registry.owner_down(owner, confirm)
+
+    def _node_event(self, up: bool, peer: str) -> None:  # noqa: FBT001
+        connection = self.node.connection(peer) if up else None
+        if connection is not None:
+            self.registry.node_up(peer, connection.creation)
+
+    def _call_lost_nodes(self) -> None:
+        """Connect to the nodes of absent owners: they may have nothing to say to us."""
+        for peer in {owner.node for owner in self.registry.absent()} - self._calling:
+            self._calling.add(peer)
+            self.node.engine.submit(functools.partial(self._call_lost_node, peer))
+
+    def _call_lost_node(self, peer: str) -> None:
+        try:
+            with suppress(NodeUnavailableError):
+                self.node.connect(peer)
+        finally:
+            self._calling.discard(peer)
 
     def reach(self, owner: Pid) -> None:
         """Connect to the node of a process that is to be an owner, so that it can be monitored.
@@ -138,14 +166,15 @@ class Bridge(Destination):
                 call.interrupt()
         self.node.engine.end_own_thread(session.lane)
 
-    def _expire_later(self) -> None:
-        def expire() -> None:
+    def _look_again_later(self) -> None:
+        def look() -> None:
             if not self._stopping:
                 self.node.engine.submit(self.registry.expire)
-                self._expire_later()
+                self._call_lost_nodes()
+                self._look_again_later()
 
         seconds = self.registry.next_expiry()
-        self.node.engine.after(min(1.0, seconds) if seconds is not None else 1.0, expire)
+        self.node.engine.after(min(1.0, seconds) if seconds is not None else 1.0, look)
 
     # --- messages
 

@@ -1,13 +1,14 @@
 """The registry: which objects a node holds, for whom, and when they go.
 
 Theory of operation. There are three indexes: sessions by name, entries by the key of their
-reference, and owners, each with the sessions that it keeps alive. An owner is in the third exactly
-as long as it is monitored. Every operation changes them in one critical section, so that in any
-order of events each of these holds:
+reference, and owners, each with the sessions that it keeps alive. An owner whose node is lost is
+*absent* for as long as its sessions' grace_seconds say, and cannot be monitored then. Every
+operation changes the indexes in one critical section, so that in any order of events each of these
+holds:
 
 - a session is there if and only if it has at least one owner;
 - an entry is there if and only if its session is;
-- a pid is monitored, once, if and only if it owns a session.
+- a pid is monitored, once, if and only if it owns a session and is not absent.
 
 What leaves is moved to a list, and that is unwound by a deferred function after the lock is
 released (see `unwind`). Nothing of the user's runs under the lock. No local variable of this
@@ -55,6 +56,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+#: Entries that are held while they are looked at: more would keep objects longer.
+_AT_ONCE = 256
+
 
 class Counts(NamedTuple):
     """How much there is of everything."""
@@ -73,10 +77,11 @@ class Registry:
     happen: `monitor` once for each pid that becomes an owner, `demonitor` once when it no longer
     is one and lives on. They may only make a note to send something: they neither block nor call
     the registry. When `monitor` raises, so does the operation, and nothing has changed;
-    `demonitor` does not raise. Whatever becomes of a monitored pid (DOWN, noproc, noconnection)
-    is reported with `owner_down`, afterwards, from any thread, but not while holding a lock that
-    `monitor` takes. A monitor that was taken back must report nothing, as with
-    `demonitor(Ref, [flush])`; see `owner_down`.
+    `demonitor` does not raise. Whatever becomes of a monitored pid is reported with `owner_down`
+    (its end, or noproc) or `owner_lost` (noconnection), afterwards, from any thread, but not while
+    holding a lock that `monitor` takes. A monitor that was taken back must report nothing, as with
+    `demonitor(Ref, [flush])`; see `owner_down`. That a node is there again is reported with
+    `node_up`.
 
     `defer` is given functions to be run soon, on another thread, in any order. They run
     destructors and other code of the user's, and do not raise. `ended` is told about each session
@@ -112,6 +117,8 @@ class Registry:
         self._entries: dict[int, Entry] = {}
         # The sessions of each owner, in the order in which it joined them.
         self._owners: dict[Pid, dict[Session, None]] = {}
+        # The owners whose node is lost, and since when.
+        self._absent: dict[Pid, float] = {}
         self._implicit: dict[Pid, Session] = {}
         # Sessions with a ttl_seconds: the only ones that `expire` looks at.
         self._expiring: dict[Session, None] = {}
@@ -154,14 +161,49 @@ class Registry:
         """Return the living session of this name if there is one."""
         return self._sessions.get(session_id)
 
-    def session(self, session_id: str) -> Session:
-        """Return the living session of this name, or raise SessionNotFoundError with the reason."""
+    def session(self, session_id: str, opened_on: int | None = None) -> Session:
+        """Return the living session of this name, or raise SessionNotFoundError with the reason.
+
+        `opened_on` is the creation of the node that it was opened on, where that is known.
+        """
         session = self._sessions.get(session_id)
         if session is None:
             with self._guard:
                 reason = self._departed.why_session(session_id)
+            if reason == UNKNOWN and opened_on not in (None, self._origin.example.creation):  # noqa: PLR6201
+                reason = NODE_RESTARTED
             raise session_not_found(session_id, reason)
         return session
+
+    def add_owner(self, session_id: str, owner: Pid) -> None:
+        """Make `owner` one more owner of the living session of this name.
+
+        Raises SessionNotFoundError with the reason.
+        """
+        with self._guard:
+            session = self._sessions.get(session_id)
+            if session is not None:
+                self._join(session, owner)
+        if session is None:
+            self.session(session_id)  # raises, unless it was opened just now
+            self.add_owner(session_id, owner)
+
+    def remove_owner(self, session_id: str, owner: Pid) -> None:
+        """Go on without this owner; a session whose last owner leaves is released.
+
+        It is no error if it owns no session of this name. An owner whose implicit session it was
+        gets a new one with its next object.
+        """
+        with self._guard:
+            session = self._sessions.get(session_id)
+            leaving = None
+            if session is not None and owner in session.owners:
+                if len(session.owners) == 1:
+                    leaving = self._end(session, SESSION_RELEASED)
+                else:
+                    self._part(session, owner)
+        if session is not None and leaving is not None:
+            self._farewell(session, SESSION_RELEASED, leaving)
 
     def give_session(self, session_id: str, giver: Pid, receiver: Pid) -> None:
         """Make `receiver` an owner in the place of `giver`, as `ets:give_away/3` does.
@@ -207,16 +249,42 @@ class Registry:
         reported before. `confirm`, called under the lock, returns whether the monitor that has
         fired is still the one that this owner has; if not, it was taken back, and is ignored.
         """
-        ended: list[tuple[Session, list[Entry]]] = []
         with self._guard:
             if confirm is not None and not confirm():
                 return
-            for session in self._owners.pop(pid, ()):
-                self._disown(session, pid)
-                if not session.owners:
-                    ended.append((session, self._end(session, OWNER_DOWN)))
-        for session, leaving in ended:
-            self._farewell(session, OWNER_DOWN, leaving)
+            ended = self._without(pid, list(self._owners.get(pid, ())))
+        self._farewells(ended)
+
+    def owner_lost(self, pid: Pid, confirm: Callable[[], bool] | None = None) -> None:
+        """Note that the node of an owner is lost, so that nobody knows what has become of it.
+
+        It is absent from now on for the sessions that have a grace period, and gone for the
+        others. For the rest see `owner_down`.
+        """
+        with self._guard:
+            if confirm is not None and not confirm():
+                return
+            sessions = self._owners.get(pid, ())
+            ended = self._without(pid, [one for one in sessions if not one.grace_seconds])
+            if pid in self._owners:
+                self._absent[pid] = self._clock()
+        self._farewells(ended)
+
+    def node_up(self, node: str, creation: int) -> None:
+        """Note that this incarnation of a node is there.
+
+        Its absent owners are monitored again, which tells whether they still live. Those of
+        another incarnation are gone.
+        """
+        ended = []
+        with self._guard:
+            for pid in [pid for pid in self._absent if pid.node == node]:
+                if pid.creation == creation:
+                    self._monitor(pid)
+                    del self._absent[pid]
+                else:
+                    ended += self._without(pid, list(self._owners[pid]))
+        self._farewells(ended)
 
     # --- refs ---
 
@@ -321,24 +389,30 @@ class Registry:
     def expire(self) -> int:
         """Let go of what was not used for its session's ttl_seconds; return how many refs it was.
 
-        Nothing expires in a session while it runs a call.
+        Nothing expires in a session while it runs a call. Owners that were absent for a session's
+        grace_seconds are gone for it.
         """
         expired: list[list[Entry]] = []
+        ended = []
         with self._guard:
             now = self._clock()
+            for pid, since in list(self._absent.items()):
+                overdue = [one for one in self._owners[pid] if since + one.grace_seconds <= now]
+                ended += self._without(pid, overdue)
             for session in self._expiring:
                 if not session.running:
-                    overdue = session.overdue(now)
-                    expired.append([self._take(key, EXPIRED) for key in overdue])
+                    keys = session.overdue(now)
+                    expired.append([self._take(key, EXPIRED) for key in keys])
         count = sum(map(len, expired))
+        self._farewells(ended)
         for leaving in expired:
             self._unwind_later(leaving)
         return count
 
     def next_expiry(self) -> float | None:
-        """Return in how many seconds the next ref may expire; None when none will.
+        """Return in how many seconds `expire` may have something to do; None when it will not.
 
-        Refs that are made from now on may expire sooner, if their session's ttl_seconds says so.
+        What happens from now on may be due sooner.
         """
         with self._guard:
             now = self._clock()
@@ -347,6 +421,8 @@ class Registry:
                 for session in self._expiring
                 if (used := session.least_recent_use()) is not None
             ]
+            for pid, since in self._absent.items():
+                due += [since + session.grace_seconds for session in self._owners[pid]]
         return max(0.0, min(due) - now) if due else None
 
     # --- what there is ---
@@ -366,10 +442,41 @@ class Registry:
             entries = [*session.objects, *session.exceptions]
         return sorted(entries, key=_created)
 
+    def visit(self, look: Callable[[list[Entry]], None], session: Session | None = None) -> None:
+        """Show all entries, or those of one session, to `look`: a few at a time, oldest first.
+
+        `look` is called without the lock, and must not keep an entry. Those are shown that were
+        there at the start and still are. An object that leaves meanwhile is not dropped here, but
+        by a deferred function, as always.
+        """
+        with self._guard:
+            keys = list(self._entries) if session is None else session.keys()
+        for start in range(0, len(keys), _AT_ONCE):
+            with self._guard:
+                entries = self._entries
+                shown = [entries[key] for key in keys[start : start + _AT_ONCE] if key in entries]
+            try:
+                look(shown)
+            finally:
+                with self._guard:
+                    left = [entry for entry in shown if entry.key not in self._entries]
+                    shown.clear()
+                if left:
+                    self._defer(left.clear)
+
     def owners(self) -> list[Pid]:
-        """Return the owners of all sessions, which are the pids that are monitored."""
+        """Return the owners of all sessions: the pids that are monitored, and the absent ones."""
         with self._guard:
             return list(self._owners)
+
+    def absent(self) -> list[Pid]:
+        """Return the owners whose node is lost."""
+        with self._guard:
+            return list(self._absent)
+
+    def is_absent(self, owner: Pid) -> bool:
+        """Whether an owner's node is lost."""
+        return owner in self._absent
 
     def counts(self) -> Counts:
         """Return how many sessions, refs and owners there are."""
@@ -404,7 +511,25 @@ class Registry:
         del sessions[session]
         if not sessions:
             del self._owners[owner]
-            self._demonitor(owner)
+            if self._absent.pop(owner, None) is None:
+                self._demonitor(owner)
+
+    def _without(self, owner: Pid, sessions: list[Session]) -> list[tuple[Session, list[Entry]]]:
+        """Go on without an owner of these sessions that is not monitored any more.
+
+        Returns those that have ended with that, and what was in them.
+        """
+        ended = []
+        remaining = self._owners.get(owner, {})
+        for session in sessions:
+            self._disown(session, owner)
+            del remaining[session]
+            if not session.owners:
+                ended.append((session, self._end(session, OWNER_DOWN)))
+        if not remaining:
+            self._owners.pop(owner, None)
+            self._absent.pop(owner, None)
+        return ended
 
     def _disown(self, session: Session, owner: Pid) -> None:
         del session.owners[owner]
@@ -466,6 +591,10 @@ class Registry:
             milliseconds += 1
 
     # --- without the lock ---
+
+    def _farewells(self, ended: Iterable[tuple[Session, list[Entry]]]) -> None:
+        for session, leaving in ended:
+            self._farewell(session, OWNER_DOWN, leaving)
 
     def _farewell(self, session: Session, reason: str, leaving: list[Entry]) -> None:
         """Do what is left to do for a session that has ended."""

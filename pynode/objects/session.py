@@ -142,9 +142,11 @@ class Session:
     """
 
     __slots__ = (
+        "calls",
         "created",
         "ended",
         "exceptions",
+        "grace_seconds",
         "id",
         "lane",
         "max_refs",
@@ -165,6 +167,7 @@ class Session:
         self.id = session_id
         self.settings = settings
         self.ttl_seconds = settings.ttl_seconds
+        self.grace_seconds = settings.grace_seconds
         self.max_refs = settings.max_refs
         self.on_full = settings.on_full
         self.tags = settings.tags
@@ -182,6 +185,8 @@ class Session:
         #: Set by whoever runs calls: how many are under way. While there are, nothing in the
         #: session expires.
         self.running = 0
+        #: Set by the same: how many have begun since it was opened.
+        self.calls = 0
         #: What calls of this session wait for each other in. An implicit session has its owner
         #: here: calls of a process that has no session yet wait in the same place.
         self.lane: Hashable = session_id
@@ -189,6 +194,11 @@ class Session:
     def usage(self, kind: Kind) -> Usage:
         """Where entries of this kind are."""
         return self.exceptions if kind == "exception" else self.objects
+
+    def keys(self) -> list[int]:
+        """The keys of all entries, those that were made first at the front."""
+        created = {entry.key: entry.created for usage in (self.objects, self.exceptions) for entry in usage}
+        return sorted(created, key=created.__getitem__)
 
     def overdue(self, now: float) -> list[int]:
         """The keys of the entries that were not used for `ttl_seconds`."""

@@ -22,6 +22,10 @@ def _ref_max() -> int:
     return config.from_environment("SNAKEBRIDGE_REF_MAX", config.REF_MAX)
 
 
+def _grace_seconds() -> int:
+    return config.from_environment("SNAKEBRIDGE_GRACE_SECONDS", config.GRACE_SECONDS)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionSettings:
     """The settings of one session; the defaults are those of `pynode.config` and the environment.
@@ -35,6 +39,8 @@ class SessionSettings:
     max_refs: int = field(default_factory=_ref_max)
     #: What a full session does: "evict" its least recently used ref, or answer with an "error".
     on_full: str = config.ON_FULL
+    #: Seconds for which an owner counts as alive when its node is lost; 0 for not at all.
+    grace_seconds: int | float = field(default_factory=_grace_seconds)
     #: Whatever the opener wants to find again when it lists sessions.
     tags: Mapping[Any, Any] = field(default_factory=dict)
     #: Whether a call is interrupted when its caller has stopped waiting for it.
@@ -78,7 +84,7 @@ def _refuse(name: str, value: object, wanted: str) -> NoReturn:
 
 def _seconds(name: str, value: object) -> int | float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= _LONGEST:
-        _refuse(name, value, "a number of seconds, or to 0 if refs shall not expire")
+        _refuse(name, value, "a number of seconds, or to 0 to switch it off")
     return value
 
 
@@ -110,6 +116,7 @@ _CHECKS = {
     "ttl_seconds": _seconds,
     "max_refs": _count,
     "on_full": _on_full,
+    "grace_seconds": _seconds,
     "tags": _tags,
     "cancel_on_timeout": _flag,
     "own_thread": _flag,

@@ -46,8 +46,8 @@ class World:
         number = next(self._words)
         return Reference(self.node, self.creation, (number & 0x3FFFF, number >> 18, 0))
 
-    def pid(self, number: int, node: str = "ex@host") -> Pid:
-        return Pid(Atom(node), number, 0, 7)
+    def pid(self, number: int, node: str = "ex@host", creation: int = 7) -> Pid:
+        return Pid(Atom(node), number, 0, creation)
 
     def _monitor(self, pid: Pid) -> None:
         assert pid not in self.monitored, "monitored twice"
@@ -65,6 +65,11 @@ class World:
         """The owner is gone, and so is its monitor."""
         self.monitored.discard(pid)
         self.registry.owner_down(pid)
+
+    def lose(self, pid: Pid) -> None:
+        """The owner's node is lost, and so is its monitor."""
+        self.monitored.discard(pid)
+        self.registry.owner_lost(pid)
 
     def settle(self) -> int:
         """Run what was deferred; return how many functions that were."""
@@ -84,7 +89,9 @@ class World:
         } == owned
         assert all(session.owners for session in sessions), "a session without an owner"
         assert all(session.ended is None for session in sessions)
-        assert self.monitored == {pid for pid, _ in owned} == set(registry.owners())
+        absent = set(registry.absent())
+        assert self.monitored | absent == {pid for pid, _ in owned} == set(registry.owners())
+        assert not self.monitored & absent
         assert all(pid in session.owners for pid, session in registry._implicit.items())
         entries = [entry for session in sessions for entry in registry.refs(session.id)]
         assert {entry.key: entry for entry in entries} == registry._entries
@@ -99,7 +106,7 @@ class World:
                 assert usage.newest is (ones[-1] if ones else None)
                 assert all(entry.session is session for entry in ones)
         assert set(registry._expiring) == {session for session in sessions if session.ttl_seconds}
-        assert registry.counts() == (len(sessions), len(entries), len(self.monitored))
+        assert registry.counts() == (len(sessions), len(entries), len(registry.owners()))
         assert sum(session.refs for session in sessions) == len(entries)
 
 

@@ -1,7 +1,10 @@
 """The registry against a model of the lifecycle that is simple enough to be seen to be right.
 
 The model keeps everything in plain lists and looks through them; it knows no links, no keys and no
-locks. After each step both must agree on all that can be asked, and the registry with itself.
+locks. After each step both must agree on all that can be asked, and the registry with itself:
+nothing lives without an owner that is monitored or absent, nothing with one is gone but for the
+stated reasons, no monitor is left over, counts agree, and weak references show that Python has
+freed what is gone. Owners live on two nodes, which are lost, come back and are started again.
 """
 
 from __future__ import annotations
@@ -73,13 +76,16 @@ class Session:
 
 
 NAMES = st.sampled_from(["a", "b"])
-NUMBERS = st.integers(0, 2)
+#: Owners: 0 and 1 live on one node, 2 and 3 on the other.
+NUMBERS = st.integers(0, 3)
+NODES = st.sampled_from(["one@host", "two@host"])
 INDEXES = st.integers(0, 30)
 SETTINGS = st.builds(
     SessionSettings,
     ttl_seconds=st.sampled_from([0, 5, 10]),
     max_refs=st.sampled_from([0, 1, 2, 3]),
     on_full=st.sampled_from(["evict", "error"]),
+    grace_seconds=st.sampled_from([0, 0, 5, 10]),
 )
 
 
@@ -92,6 +98,10 @@ class Lifecycle(RuleBasedStateMachine):
         self.registry = self.world.registry
         self.sessions: list[Session] = []
         self.implicit: dict[Pid, str] = {}
+        self.creations = {"one@host": 7, "two@host": 7}
+        #: Owners whose node is lost, since when; and those of them that have died since.
+        self.absent: dict[Pid, float] = {}
+        self.dead: set[Pid] = set()
         #: Everything that ever was, with the reason if it is gone.
         self.gone: dict[Reference, tuple[Ref, str]] = {}
         self.ended: list[tuple[str, str]] = []
@@ -99,6 +109,32 @@ class Lifecycle(RuleBasedStateMachine):
         self.made = 0
 
     # --- the model
+
+    def pid(self, number: int) -> Pid:
+        node = "one@host" if number < 2 else "two@host"
+        return self.world.pid(number, node, self.creations[node])
+
+    def owners(self) -> set[Pid]:
+        return {owner for session in self.sessions for owner in session.owners}
+
+    def part(self, session: Session, owner: Pid) -> None:
+        session.owners.remove(owner)
+        if self.implicit.get(owner) == session.name:
+            del self.implicit[owner]
+        if not session.owners:
+            self.end(session, "owner_down")
+        self.forget_the_absent()
+
+    def part_with_all(self, owner: Pid) -> None:
+        for session in list(self.sessions):
+            if owner in session.owners:
+                self.part(session, owner)
+
+    def forget_the_absent(self) -> None:
+        """Who owns nothing any more is not waited for."""
+        owners = self.owners()
+        self.absent = {pid: since for pid, since in self.absent.items() if pid in owners}
+        self.dead &= set(self.absent)
 
     def find(self, name: str) -> Session | None:
         return next((session for session in self.sessions if session.name == name), None)
@@ -116,6 +152,7 @@ class Lifecycle(RuleBasedStateMachine):
         self.sessions.remove(session)
         self.ended.append((session.name, reason))
         self.implicit = {pid: name for pid, name in self.implicit.items() if name != session.name}
+        self.forget_the_absent()
 
     def use(self, session: Session, ref: Ref) -> None:
         ref.used = self.world.now
@@ -140,7 +177,7 @@ class Lifecycle(RuleBasedStateMachine):
 
     @rule(name=NAMES, number=NUMBERS, chosen=SETTINGS)
     def open(self, name: str, number: int, chosen: SessionSettings) -> None:
-        owner = self.world.pid(number)
+        owner = self.pid(number)
         opened = self.registry.open_session(name, owner, chosen)
         session = self.find(name)
         if session is None:
@@ -151,7 +188,7 @@ class Lifecycle(RuleBasedStateMachine):
 
     @rule(number=NUMBERS)
     def open_implicit(self, number: int) -> None:
-        owner = self.world.pid(number)
+        owner = self.pid(number)
         opened = self.registry.ensure_implicit(owner)
         if owner in self.implicit:
             assert opened.id == self.implicit[owner]
@@ -260,7 +297,7 @@ class Lifecycle(RuleBasedStateMachine):
         names = ["a", "b", *(session.name for session in self.sessions)]
         name = names[index % len(names)]
         session = self.find(name)
-        old, new = self.world.pid(giver), self.world.pid(receiver)
+        old, new = self.pid(giver), self.pid(receiver)
         if session is None or old not in session.owners:
             expected = SessionNotFoundError if session is None else InvalidRequestError
             with pytest.raises(expected):
@@ -268,22 +305,48 @@ class Lifecycle(RuleBasedStateMachine):
             return
         self.registry.give_session(name, old, new)
         if old != new:
-            session.owners.remove(old)
             if new not in session.owners:
                 session.owners.append(new)
-            if self.implicit.get(old) == name:
-                del self.implicit[old]
+            self.part(session, old)
 
     @rule(number=NUMBERS)
     def die(self, number: int) -> None:
-        owner = self.world.pid(number)
+        owner = self.pid(number)
+        if owner in self.absent:
+            self.dead.add(owner)  # nobody hears of it
+            return
         self.world.down(owner)
-        for session in list(self.sessions):
-            if owner in session.owners:
-                session.owners.remove(owner)
-                if not session.owners:
-                    self.end(session, "owner_down")
-        self.implicit.pop(owner, None)
+        self.part_with_all(owner)
+
+    @rule(node=NODES)
+    def lose_a_node(self, node: str) -> None:
+        for owner in sorted(self.world.monitored, key=str):
+            if owner.node == node:
+                self.world.lose(owner)
+                if any(owner in s.owners and s.settings.grace_seconds for s in self.sessions):
+                    self.absent[owner] = self.world.now
+                for session in list(self.sessions):
+                    if owner in session.owners and not session.settings.grace_seconds:
+                        self.part(session, owner)
+
+    @rule(node=NODES)
+    def find_a_node_again(self, node: str) -> None:
+        self.registry.node_up(node, self.creations[node])
+        for owner in [owner for owner in self.absent if owner.node == node]:
+            dead = owner in self.dead
+            del self.absent[owner]
+            if dead:
+                self.world.down(owner)  # noproc
+                self.part_with_all(owner)
+        self.forget_the_absent()
+
+    @rule(node=NODES)
+    def start_a_node_again(self, node: str) -> None:
+        self.lose_a_node(node)
+        self.creations[node] += 1
+        self.registry.node_up(node, self.creations[node])
+        for owner in [owner for owner in self.absent if owner.node == node]:
+            self.part_with_all(owner)
 
     @precondition(lambda self: self.sessions)
     @rule(index=INDEXES)
@@ -300,6 +363,11 @@ class Lifecycle(RuleBasedStateMachine):
     def expire(self) -> None:
         # Creation times may be later than the clock, by the little that keeps them apart.
         self.world.now += 0.001
+        for owner, since in list(self.absent.items()):
+            for session in list(self.sessions):
+                grace = session.settings.grace_seconds
+                if owner in session.owners and self.world.now - since >= grace:
+                    self.part(session, owner)
         count = 0
         for session, ref in self.all_refs():
             ttl = session.settings.ttl_seconds
@@ -333,23 +401,30 @@ class Lifecycle(RuleBasedStateMachine):
             listed = self.registry.refs(session.name)
             assert [entry.reference for entry in listed] == [ref.reference for ref in by_age]
             assert all(ref.ghost() is entry.obj for ref, entry in zip(by_age, listed, strict=True))
-        for number in range(3):
-            owner = self.world.pid(number)
+        for number in range(4):
+            owner = self.pid(number)
             implicit = self.registry.implicit_session(owner)
             assert (implicit and implicit.id) == self.implicit.get(owner)
 
     @invariant()
-    def who_owns_is_monitored_and_nobody_else(self) -> None:
-        owners = {owner for session in self.sessions for owner in session.owners}
-        assert self.world.monitored == owners
+    def who_owns_is_monitored_or_absent_and_nobody_else(self) -> None:
+        owners = self.owners()
+        assert set(self.registry.absent()) == set(self.absent)
+        assert self.world.monitored == owners - set(self.absent)
         assert self.registry.counts() == (len(self.sessions), len(self.all_refs()), len(owners))
 
     @invariant()
-    def next_expiry_is_when_the_first_one_expires(self) -> None:
+    def next_expiry_is_when_something_is_due(self) -> None:
         due = [
             (self.world.now if session.running else ref.used) + session.settings.ttl_seconds
             for session, ref in self.all_refs()
             if session.settings.ttl_seconds
+        ]
+        due += [
+            since + session.settings.grace_seconds
+            for owner, since in self.absent.items()
+            for session in self.sessions
+            if owner in session.owners
         ]
         expected = max(0.0, min(due) - self.world.now) if due else None
         assert self.registry.next_expiry() == pytest.approx(expected, abs=1e-6)
@@ -366,7 +441,9 @@ class Lifecycle(RuleBasedStateMachine):
         assert sorted(self.world.ended) == sorted(self.ended)
 
     def teardown(self) -> None:
-        for number in range(3):
+        for node in self.creations:
+            self.find_a_node_again(node)
+        for number in range(4):
             self.die(number)
         assert self.registry.counts() == (0, 0, 0)
         assert self.world.monitored == set()
@@ -384,5 +461,5 @@ def test_lifecycle(make_world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Lifecycle, "make_world", make_world, raising=False)
     run_state_machine_as_test(
         Lifecycle,
-        settings=settings(max_examples=150, stateful_step_count=60, deadline=None),
+        settings=settings(max_examples=300, stateful_step_count=60, deadline=None),
     )
