@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from pynode import config
 from pynode.dist.connection import Connection
 from pynode.dist.naming import kind_of_name, new_creation
-from pynode.dist.sockets import connect
+from pynode.dist.sockets import connect, tune
 from pynode.dist.ticks import Ticker
 from pynode.dist.tls import TlsLayer
 from pynode.errors import HandshakeError, ListenError, NodeUnavailableError
@@ -319,7 +319,7 @@ class ConnectionTable:
         Raises HandshakeError and OSError; `sock` is then still the caller's.
         """
         not_for_children(sock)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        tune(sock)
         wire = self._secure(sock, deadline, peer)
         while True:
             try:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import socket
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pynode.dist.sockets import connect
+from pynode.dist.sockets import connect, tune
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,3 +95,22 @@ def test_a_family_that_the_machine_has_not_got(
 def test_hosts_that_are_not_known(host: str) -> None:
     with pytest.raises(socket.gaierror):
         connect(host, 1, soon())
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_NOTSENT_LOWAT"), reason="no such limit here")
+def test_what_waits_is_kept_here(listener: socket.socket) -> None:
+    def taken(*, tuned: bool) -> int:
+        """How many bytes the system takes for a peer that reads nothing."""
+        with connect("127.0.0.1", listener.getsockname()[1], soon()) as sock:
+            accepted, _ = listener.accept()
+            if tuned:
+                tune(sock)
+                assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            sock.setblocking(False)
+            count = 0
+            with accepted, suppress(BlockingIOError):
+                while True:
+                    count += sock.send(bytes(64 * 1024))
+            return count
+
+    assert taken(tuned=True) < taken(tuned=False) / 2
