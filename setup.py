@@ -6,7 +6,11 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 extensions = cythonize(
-    [Extension("pynode.dist._ticker", ["pynode/dist/_ticker.pyx"])], build_dir="build"
+    [
+        Extension("pynode.dist._ticker", ["pynode/dist/_ticker.pyx"]),
+        Extension("pynode.etf._compiled", ["pynode/etf/_compiled.pyx"]),
+    ],
+    build_dir="build",
 )
 for extension in extensions:
     extension.optional = True

@@ -10,7 +10,7 @@ stamp=.cache/setup.stamp
 mkdir -p .cache
 
 # What this set-up depends on. The stamp is written when all of it is done.
-current=$(cat pyproject.toml setup.py pynode/dist/*.pyx scripts/setup.sh | cksum)
+current=$(cat pyproject.toml setup.py pynode/*/*.pyx scripts/setup.sh | cksum)
 
 python_is_good() { "$1" -c 'import sys, venv, ensurepip; assert sys.version_info >= (3, 11)' 2>/dev/null; }
 
@@ -57,11 +57,12 @@ packages=()
 find_python >/dev/null || packages+=(python3 python3-venv)
 otp_is_good || packages+=(erlang-base erlang-crypto erlang-dev erlang-dialyzer erlang-ssl)
 command -v mix >/dev/null || packages+=(elixir)
-# What it goes without if need be: a compiler for the compiled parts, and nodes in C and Java and
-# networks for the tests.
+# What it goes without if need be: a compiler for the compiled parts, spin for the models, and nodes
+# in C and Java and networks for the tests.
 extras=()
 command -v gcc >/dev/null || extras+=(gcc libc6-dev)
 has_headers || extras+=(python3-dev)
+command -v spin >/dev/null || extras+=(spin)
 if [ "$purpose" = tests ]; then
     [ -e /usr/include/ei.h ] || extras+=(erlang-dev)
     command -v javac >/dev/null || extras+=(default-jdk-headless)
@@ -87,7 +88,7 @@ if [ ${#packages[@]} -gt 0 ] || [ ${#extras[@]} -gt 0 ]; then
             give_up "Please install Python 3.11 or later with venv, Erlang/OTP 25 or later with\
  dialyzer, and Elixir 1.14 or later, and run this again (Debian, as root: apt-get install\
  ${packages[*]})."
-        printf '%s\n' "Going on without the parts that are compiled and the tests that need more: for\
+        printf '%s\n' "Going on without the parts that are compiled, and the checks and tests that need more: for\
  them, install what is missing (Debian, as root: apt-get install ${extras[*]})." >&2
     fi
 fi

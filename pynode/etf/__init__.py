@@ -16,17 +16,23 @@ pid, port, reference              `Pid`, `Port`, `Reference`
 fun                               `Fun`, or `ExternalFun` for ``fun m:f/a``
 ================================  ==========================================================
 
-The types are in `pynode.terms`. `IMPLEMENTATION` says which of the implementations is in use; all
-of them do the same.
+The types are in `pynode.terms`. There are two implementations that do the same: `_pure`, the
+reference, and `_compiled`, which is in use if there was a C compiler when pynode was installed.
+`IMPLEMENTATION` says which one it is.
 """
 
 from __future__ import annotations
 
-from typing import Final
+#: "c" or "python".
+IMPLEMENTATION: str
 
-from pynode.etf._pure import decode, decode_at, encode, encode_into
+try:
+    from pynode.etf._compiled import decode, decode_at, encode, encode_into
 
-#: "python", the reference.
-IMPLEMENTATION: Final = "python"
+    IMPLEMENTATION = "c"
+except ImportError:
+    from pynode.etf._pure import decode, decode_at, encode, encode_into
+
+    IMPLEMENTATION = "python"
 
 __all__ = ["IMPLEMENTATION", "decode", "decode_at", "encode", "encode_into"]

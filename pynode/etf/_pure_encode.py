@@ -125,16 +125,23 @@ def encode_into(buffer: bytearray, term: Any, default: Default | None = None) ->
     buffer += b"".join(_encode(term, default, []))
 
 
-def _encode(root: Any, default: Default | None, start: list[bytes]) -> list[bytes]:
-    """Return `start` with the parts of the encoded `root` after it."""
+def _encode(
+    root: Any,
+    default: Default | None,
+    start: list[bytes],
+    made: dict[int, tuple[Any, Any]] | None = None,
+) -> list[bytes]:
+    """Return `start` with the parts of the encoded `root` after it.
+
+    `made` has what default returned for which object, which is kept so that its id stays its own.
+    """
     atoms = _atoms
     parts = start.copy()
     put = parts.append
     stack: list[Iterator[Any]] = []
     pending: Iterator[Any] = iter((root,))
     inner: Iterator[Any]
-    # What default returned for which object, which is kept so that its id stays its own.
-    made: dict[int, tuple[Any, Any]] = {}
+    made = {} if made is None else made
     # In careful mode, the ids of the containers around, with 0 for the stand-in of a value.
     path: list[int] | None = None
     inside: set[int] = set()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +13,9 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 #: By the value of ``pynode.etf.IMPLEMENTATION``. They have the same API and pass the same tests.
-IMPLEMENTATIONS = {"python": "pynode.etf._pure"}
+IMPLEMENTATIONS = {"python": "pynode.etf._pure", "c": "pynode.etf._compiled"}
+if importlib.util.find_spec(IMPLEMENTATIONS["c"]) is None and not os.environ.get("CI"):
+    del IMPLEMENTATIONS["c"]
 
 
 @pytest.fixture(

@@ -1,0 +1,804 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+"""The codec, compiled: the exact twin of `pynode.etf._pure`, for the terms that are common.
+
+How it works. Both ways are recursive functions over a term. What is unusual is left to the twin:
+single values are (`rare` tags, new atoms, pids and references), and whole terms where that decides
+about more than itself: what is nested deep, may be a cycle or has too many parts, maps that a dict
+cannot hold, funs to be sent. Then the twin begins from the start; what `default` has returned until
+then is passed on to it, because it is asked once for each object.
+
+Atoms, pids and references are few and come again: those that were seen last are found by their
+bytes in tables of fixed size.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.dict cimport PyDict_Contains, PyDict_GetItemWithError, PyDict_Keys, PyDict_Values
+from cpython.list cimport PyList_AsTuple, PyList_GET_ITEM, PyList_GET_SIZE
+from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_FromLong
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF, Py_XDECREF
+from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTuple_New, PyTuple_SET_ITEM
+from cpython.unicode cimport PyUnicode_AsUTF8String, PyUnicode_DecodeUTF8
+from libc.math cimport isfinite
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy
+
+from struct import error as StructError
+from types import NoneType
+
+from pynode.config import LIMITS
+from pynode.errors import DecodeError
+from pynode.etf import _pure_decode, _pure_encode, _pure_readers
+from pynode.terms import (
+    MAX_KEY_DEPTH,
+    Atom,
+    BitString,
+    ExternalFun,
+    Fun,
+    ImproperList,
+    LocalTerm,
+    Map,
+    Pid,
+    Port,
+    Reference,
+)
+
+cdef extern from "Python.h":
+    PyObject *PyDict_SetDefault(object, object, object) except NULL
+    Py_ssize_t PyDict_GET_SIZE(object)
+    int _PyBytes_Resize(PyObject **, Py_ssize_t) except -1
+    object PyBytes_New "PyBytes_FromStringAndSize"(char *, Py_ssize_t)
+    bint PyUnicode_IS_COMPACT_ASCII(object)
+    Py_ssize_t PyUnicode_GET_LENGTH(object)
+    void *PyUnicode_DATA(object)
+    PyObject *Py_TYPE "(PyObject *)Py_TYPE"(object)
+    double PyFloat_AS_DOUBLE(object)
+
+# The tags, as in pynode.etf.tags.
+cdef enum:
+    NEW_FLOAT_EXT = 70
+    NEW_PID_EXT = 88
+    NEWER_REFERENCE_EXT = 90
+    SMALL_INTEGER_EXT = 97
+    INTEGER_EXT = 98
+    SMALL_TUPLE_EXT = 104
+    LARGE_TUPLE_EXT = 105
+    NIL_EXT = 106
+    STRING_EXT = 107
+    LIST_EXT = 108
+    BINARY_EXT = 109
+    NEW_FUN_EXT = 112
+    MAP_EXT = 116
+    SMALL_ATOM_UTF8_EXT = 119
+    LOCAL_EXT = 121
+    VERSION = 131
+
+cdef enum:
+    #: Pairs of a map that is so small that its keys need no look.
+    SMALL_MAP = 64
+    #: Bytes of a binary that is too large to be copied in passing.
+    LARGE_BINARY = 65536
+    #: Containers inside each other from which on the twin is asked: each takes of the stack.
+    DEEP = 256
+    #: A power of two.
+    TABLE_SIZE = 4096
+
+
+class _Unusual(Exception):
+    """Ends the attempt: this term is for the twin."""
+
+
+cdef object _invalid = _pure_readers.invalid
+cdef object _truncated = _pure_readers.truncated
+cdef object _rare = _pure_readers.rare
+cdef object _new_atom = _pure_readers.new_atom
+cdef object _new_pid = _pure_readers.new_pid
+cdef object _new_reference = _pure_readers.new_reference
+cdef object _fun_header = _pure_readers.fun_header
+cdef object _complete_fun = _pure_readers.complete_fun
+cdef object _exact_map = _pure_decode._exact_map
+cdef object _guarded_map = _pure_decode._guarded_map
+cdef object _large_binary = _pure_decode._large_binary
+cdef object _STRUCT = "__struct__"
+
+
+# --- numbers in the order of the network
+
+
+cdef inline uint16_t _u16(const uint8_t *at) noexcept:
+    return <uint16_t>(at[0] << 8 | at[1])
+
+
+cdef inline uint32_t _u32(const uint8_t *at) noexcept:
+    return <uint32_t>at[0] << 24 | <uint32_t>at[1] << 16 | <uint32_t>at[2] << 8 | at[3]
+
+
+cdef inline void _put_u32(uint8_t *at, uint32_t number) noexcept:
+    at[0] = <uint8_t>(number >> 24)
+    at[1] = <uint8_t>(number >> 16)
+    at[2] = <uint8_t>(number >> 8)
+    at[3] = <uint8_t>number
+
+
+cdef inline double _f64(const uint8_t *at) noexcept:
+    cdef uint64_t bits = <uint64_t>_u32(at) << 32 | _u32(at + 4)
+    cdef double number
+    memcpy(&number, &bits, 8)
+    return number
+
+
+# --- what was seen last, by its bytes
+
+
+cdef struct Seen:
+    PyObject *wire
+    PyObject *value
+
+cdef Seen _atoms[TABLE_SIZE]
+cdef Seen _pids[TABLE_SIZE]
+cdef Seen _references[TABLE_SIZE]
+
+
+cdef inline Seen *_slot(Seen *table, const uint8_t *at, Py_ssize_t size) noexcept:
+    """Return where these bytes have their place. The last of them tell most."""
+    cdef uint32_t found = 2166136261U ^ <uint32_t>size
+    cdef Py_ssize_t i = size - 12 if size > 12 else 0
+    while i < size:
+        found = (found ^ at[i]) * 16777619U
+        i += 1
+    return &table[(found ^ found >> 15) & (TABLE_SIZE - 1)]
+
+
+cdef inline bint _is(Seen *slot, const uint8_t *at, Py_ssize_t size) noexcept:
+    return (
+        slot.wire != NULL
+        and PyBytes_GET_SIZE(<object>slot.wire) == size
+        and memcmp(PyBytes_AS_STRING(<object>slot.wire), at, <size_t>size) == 0
+    )
+
+
+cdef void _keep(Seen *slot, object wire, object value) noexcept:
+    cdef PyObject *old_wire = slot.wire
+    cdef PyObject *old_value = slot.value
+    Py_INCREF(wire)
+    Py_INCREF(value)
+    slot.wire = <PyObject *>wire
+    slot.value = <PyObject *>value
+    Py_XDECREF(old_wire)
+    Py_XDECREF(old_value)
+
+
+# --- decoding
+
+
+cdef struct Reader:
+    const uint8_t *data
+    Py_ssize_t size
+    Py_ssize_t pos
+    #: Containers inside each other from which on keys may be too deep to be hashed.
+    Py_ssize_t soft_depth
+    #: How many of them are read here.
+    Py_ssize_t depth
+    #: Whether there were so many that each map has to be looked at; see _guarded_map.
+    bint guarded
+    #: How many terms there may be; fewer than there are bytes, if they have to be counted.
+    Py_ssize_t terms
+    bint counted
+
+
+def decode(data, *, struct=None, fun=None, limits=LIMITS):
+    """See `pynode.etf._pure.decode`."""
+    whole = data if type(data) is bytes else bytes(memoryview(data))
+    start = 1
+    if not whole or whole[0] != VERSION or (len(whole) > 1 and whole[1] == 80):
+        if not whole or whole[0] != VERSION:
+            return _pure_decode.decode(whole)  # raises
+        whole = _pure_decode._decompress(whole, limits.decompressed)
+        start = 0
+    term, end = decode_at(whole, start, struct=struct, fun=fun, limits=limits)
+    if end != len(whole):
+        raise DecodeError(
+            f"{len(whole) - end} bytes follow the term: pass one term, or use decode_at."
+        )
+    return term
+
+
+def decode_at(data, Py_ssize_t offset, *, struct=None, fun=None, limits=LIMITS):
+    """See `pynode.etf._pure.decode_at`."""
+    if type(data) is not bytes:
+        data = bytes(memoryview(data))
+    cdef Reader reader
+    reader.data = <const uint8_t *>PyBytes_AS_STRING(data)
+    reader.size = PyBytes_GET_SIZE(data)
+    reader.pos = offset
+    reader.depth = min(limits.depth, DEEP)
+    reader.soft_depth = min(limits.depth, MAX_KEY_DEPTH)
+    reader.guarded = False
+    reader.terms = limits.terms
+    reader.counted = reader.size - offset > reader.terms
+    if offset < 0:
+        raise IndexError("The offset is negative: give the position of a term.")
+    try:
+        term = _read(&reader, data, struct, fun, limits, 0)
+    except _Unusual:
+        return _pure_decode.decode_at(data, offset, struct=struct, fun=fun, limits=limits)
+    return term, reader.pos
+
+
+cdef object _read(
+    Reader *r, bytes data, object struct, object fun, object limits, Py_ssize_t depth
+):
+    cdef const uint8_t *at
+    cdef Py_ssize_t left = r.size - r.pos
+    cdef Py_ssize_t count, size, i
+    cdef uint8_t tag
+    cdef Seen *slot
+    cdef double number
+    if left < 1:
+        raise _truncated(r.size)
+    at = r.data + r.pos
+    tag = at[0]
+    if tag == SMALL_ATOM_UTF8_EXT:
+        if left < 2 or left < 2 + at[1]:
+            raise _truncated(r.size)
+        size = at[1]
+        r.pos += 2 + size
+        slot = _slot(_atoms, at + 2, size)
+        if _is(slot, at + 2, size):
+            return <object>slot.value
+        name = PyBytes_FromStringAndSize(<const char *>at + 2, size)
+        value = _new_atom(name, r.pos)
+        _keep(slot, name, value)
+        return value
+    if tag == SMALL_INTEGER_EXT:
+        if left < 2:
+            raise _truncated(r.size)
+        r.pos += 2
+        return PyLong_FromLong(at[1])
+    if tag == BINARY_EXT:
+        if left < 5 or left - 5 < <Py_ssize_t>_u32(at + 1):
+            raise _truncated(r.size)
+        size = _u32(at + 1)
+        r.pos += 5 + size
+        if size > LARGE_BINARY:
+            return _large_binary(data, r.pos - size, r.pos)
+        try:
+            return PyUnicode_DecodeUTF8(<const char *>at + 5, size, NULL)
+        except UnicodeDecodeError:
+            return PyBytes_FromStringAndSize(<const char *>at + 5, size)
+    if tag == SMALL_TUPLE_EXT or tag == LARGE_TUPLE_EXT:
+        size = 2 if tag == SMALL_TUPLE_EXT else 5
+        if left < size:
+            raise _truncated(r.size)
+        count = at[1] if tag == SMALL_TUPLE_EXT else <Py_ssize_t>_u32(at + 1)
+        r.pos += size
+        if count > left - size:
+            raise _truncated(r.size)
+        if not count:
+            return ()
+        _begin(r, depth, count)
+        if tag == LARGE_TUPLE_EXT:
+            # Not made at once: what it says that it has may not come.
+            items = []
+            for i in range(count):
+                items.append(_read(r, data, struct, fun, limits, depth + 1))
+            return tuple(items)
+        whole = PyTuple_New(count)
+        for i in range(count):
+            value = _read(r, data, struct, fun, limits, depth + 1)
+            Py_INCREF(value)
+            PyTuple_SET_ITEM(whole, i, value)
+        return whole
+    if tag == NIL_EXT:
+        r.pos += 1
+        return []
+    if tag == LIST_EXT:
+        return _read_list(r, data, struct, fun, limits, depth)
+    if tag == MAP_EXT:
+        return _read_map(r, data, struct, fun, limits, depth)
+    if tag == INTEGER_EXT:
+        if left < 5:
+            raise _truncated(r.size)
+        r.pos += 5
+        return PyLong_FromLong(<int32_t>_u32(at + 1))
+    if tag == NEWER_REFERENCE_EXT:
+        if left < 5:
+            raise _truncated(r.size)
+        size = 9 + 4 * <Py_ssize_t>at[2] + at[4]
+        if size <= left:
+            slot = _slot(_references, at, size)
+            if _is(slot, at, size):
+                r.pos += size
+                return <object>slot.value
+            value = _read_by(_new_reference, r, data)
+            if r.data + r.pos == at + size and at[3] == SMALL_ATOM_UTF8_EXT:
+                _keep(slot, PyBytes_FromStringAndSize(<const char *>at, size), value)
+            return value
+        return _read_by(_new_reference, r, data)
+    if tag == NEW_PID_EXT:
+        if left < 3:
+            raise _truncated(r.size)
+        size = 15 + <Py_ssize_t>at[2]
+        if size <= left:
+            slot = _slot(_pids, at, size)
+            if _is(slot, at, size):
+                r.pos += size
+                return <object>slot.value
+            value = _read_by(_new_pid, r, data)
+            if r.data + r.pos == at + size and at[1] == SMALL_ATOM_UTF8_EXT:
+                _keep(slot, PyBytes_FromStringAndSize(<const char *>at, size), value)
+            return value
+        return _read_by(_new_pid, r, data)
+    if tag == STRING_EXT:
+        if left < 3 or left - 3 < _u16(at + 1):
+            raise _truncated(r.size)
+        size = _u16(at + 1)
+        r.pos += 3 + size
+        if r.counted:
+            _count(r, size)
+        items = []
+        for i in range(size):
+            items.append(PyLong_FromLong(at[3 + i]))
+        return items
+    if tag == NEW_FLOAT_EXT:
+        if left < 9:
+            raise _truncated(r.size)
+        number = _f64(at + 1)
+        if not isfinite(number):
+            raise _invalid(r.pos, "a float that is not finite")
+        r.pos += 9
+        return number
+    if tag == NEW_FUN_EXT:
+        return _read_fun(r, data, struct, fun, limits, depth)
+    if tag == LOCAL_EXT and depth == 0:
+        # From here on the data is private to the node that made it.
+        value = LocalTerm(data[r.pos + 1 :])
+        r.pos = r.size
+        return value
+    try:
+        value, i = _rare(data, r.pos, tag)
+    except (IndexError, StructError):
+        raise _truncated(r.size) from None
+    if i > r.size:
+        raise _truncated(r.size)
+    r.pos = i
+    return value
+
+
+cdef object _read_by(object reader, Reader *r, bytes data):
+    """Return what a reader of the twin's makes of the term that begins here."""
+    cdef Py_ssize_t end
+    try:
+        value, end = reader(data, r.pos)
+    except (IndexError, StructError):
+        raise _truncated(r.size) from None
+    if end > r.size:
+        raise _truncated(r.size)
+    r.pos = end
+    return value
+
+
+cdef int _begin(Reader *r, Py_ssize_t depth, Py_ssize_t count) except -1:
+    """A container of so many terms begins."""
+    if depth >= r.soft_depth:
+        if depth >= r.depth:
+            raise _Unusual
+        r.guarded = True
+    if r.counted:
+        _count(r, count)
+    return 0
+
+
+cdef int _count(Reader *r, Py_ssize_t count) except -1:
+    r.terms -= count
+    if r.terms < 0:
+        raise _Unusual
+    return 0
+
+
+cdef object _read_list(
+    Reader *r, bytes data, object struct, object fun, object limits, Py_ssize_t depth
+):
+    cdef list items = []
+    cdef Py_ssize_t count, i
+    cdef const uint8_t *at
+    cdef bint first = True
+    while True:
+        at = r.data + r.pos
+        if r.size - r.pos < 5:
+            raise _truncated(r.size)
+        count = _u32(at + 1)
+        r.pos += 5
+        if count >= r.size - r.pos:
+            raise _truncated(r.size)
+        if first:
+            _begin(r, depth, count)
+            first = False
+        elif r.counted:
+            _count(r, count)
+        for i in range(count):
+            at = r.data + r.pos
+            if r.size - r.pos > 4 and at[0] == INTEGER_EXT:
+                r.pos += 5
+                items.append(PyLong_FromLong(<int32_t>_u32(at + 1)))
+            else:
+                items.append(_read(r, data, struct, fun, limits, depth + 1))
+        if r.pos >= r.size:
+            raise _truncated(r.size)
+        if r.data[r.pos] == NIL_EXT and items:
+            r.pos += 1
+            return items
+        # Where the tail is a list, the list goes on. One of no elements is its tail.
+        if r.data[r.pos] != LIST_EXT or not items:
+            break
+    tail = _read(r, data, struct, fun, limits, depth + 1)
+    if not items:
+        return tail
+    if type(tail) is list:
+        return items + tail
+    return ImproperList(PyList_AsTuple(items), tail)
+
+
+cdef object _read_map(
+    Reader *r, bytes data, object struct, object fun, object limits, Py_ssize_t depth
+):
+    cdef Py_ssize_t count, i
+    cdef list items = None
+    cdef dict found = {}
+    if r.size - r.pos < 5:
+        raise _truncated(r.size)
+    count = _u32(r.data + r.pos + 1)
+    r.pos += 5
+    if 2 * count > r.size - r.pos:
+        raise _truncated(r.size)
+    if not count:
+        return found
+    _begin(r, depth, 2 * count)
+    if count > SMALL_MAP:
+        items = []
+    for i in range(count):
+        key = _read(r, data, struct, fun, limits, depth + 1)
+        value = _read(r, data, struct, fun, limits, depth + 1)
+        if items is None:
+            try:
+                PyDict_SetDefault(found, key, value)
+                if PyDict_GET_SIZE(found) == i + 1:
+                    continue
+            except (TypeError, RecursionError):
+                pass
+            # A dict cannot hold it: the key is there, or has no hash value.
+            items = _flat(found)
+        items.append(key)
+        items.append(value)
+    if items is None and not r.guarded:
+        value = found
+    elif r.guarded:
+        value = _guarded_map(_flat(found) if items is None else items, r.pos, limits)
+    elif count > SMALL_MAP:
+        value = _large_map(items, r.pos, limits)
+    else:
+        value = _exact_map(items, r.pos)
+    if struct is not None and type(value) is dict and PyDict_Contains(value, _STRUCT):
+        return struct(value)
+    return value
+
+
+cdef list _flat(dict found):
+    """Return keys and values in turn."""
+    cdef list items = []
+    for pair in found.items():
+        items += pair
+    return items
+
+
+cdef object _large_map(list items, Py_ssize_t pos, object limits):
+    """Return the map of these keys and values in turn.
+
+    The hash values of text are a secret of this process, so that nobody can choose them alike.
+    """
+    cdef dict found = {}
+    cdef Py_ssize_t i
+    cdef PyObject *cls
+    for i in range(0, len(items), 2):
+        cls = Py_TYPE(items[i])
+        if cls != <PyObject *>Atom and cls != <PyObject *>str and cls != <PyObject *>bytes:
+            return _guarded_map(items, pos, limits)
+        found[items[i]] = items[i + 1]
+    if 2 * len(found) == len(items):
+        return found
+    return _exact_map(items, pos)
+
+
+cdef object _read_fun(
+    Reader *r, bytes data, object struct, object fun, object limits, Py_ssize_t depth
+):
+    cdef Py_ssize_t count, i, end
+    try:
+        items, count, end = _fun_header(data, r.pos)
+    except (IndexError, StructError):
+        raise _truncated(r.size) from None
+    r.pos = end
+    _begin(r, depth, count)
+    for i in range(count):
+        items.append(_read(r, data, struct, fun, limits, depth + 1))
+    value = _complete_fun(items, r.pos)
+    return value if fun is None else fun(value)
+
+
+# --- encoding
+
+cdef dict _known_atoms = _pure_encode._atoms
+cdef object _pure_new_atom = _pure_encode._new_atom
+cdef object _pure_encoded = _pure_encode._encode
+cdef object _identifier = _pure_encode._identifier
+cdef object _header_error = _pure_encode._header
+cdef object _no_unicode = _pure_encode._no_unicode
+cdef object _big = _pure_encode._big
+cdef object _stand_in = _pure_encode._stand_in
+cdef object _same_key = _pure_encode._same_key
+
+
+cdef class _Writer:
+    """A bytes object that grows."""
+
+    cdef PyObject *out
+    cdef uint8_t *data
+    cdef Py_ssize_t size
+    cdef Py_ssize_t capacity
+    cdef object default
+    #: What default returned for which object; see _pure_encode.
+    cdef dict made
+
+    def __cinit__(self):
+        self.capacity = 512
+        out = PyBytes_New(NULL, self.capacity)
+        Py_INCREF(out)
+        self.out = <PyObject *>out
+        self.data = <uint8_t *>PyBytes_AS_STRING(out)
+        self.size = 0
+
+    def __dealloc__(self):
+        Py_XDECREF(self.out)
+
+    cdef int grow(self, Py_ssize_t more) except -1:
+        """Have room for so many bytes more."""
+        self.capacity = self.size + more + (self.size >> 1) + 64
+        _PyBytes_Resize(&self.out, self.capacity)
+        self.data = <uint8_t *>PyBytes_AS_STRING(<object>self.out)
+        return 0
+
+    cdef object finish(self):
+        _PyBytes_Resize(&self.out, self.size)
+        return <object>self.out
+
+    cdef inline int put(self, const void *data, Py_ssize_t size) except -1:
+        if self.size + size > self.capacity:
+            self.grow(size)
+        memcpy(self.data + self.size, data, <size_t>size)
+        self.size += size
+        return 0
+
+    cdef inline int put_bytes(self, bytes data) except -1:
+        return self.put(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+
+    cdef inline int put_byte(self, uint8_t byte) except -1:
+        if self.size == self.capacity:
+            self.grow(1)
+        self.data[self.size] = byte
+        self.size += 1
+        return 0
+
+    cdef inline int head(self, uint8_t tag, Py_ssize_t count) except -1:
+        """Put a tag and 4 bytes of count, as tuples, lists, maps and binaries begin."""
+        if count > 0xFFFFFFFF:
+            _header_error(tag, count)  # raises
+        if self.size + 5 > self.capacity:
+            self.grow(5)
+        self.data[self.size] = tag
+        _put_u32(self.data + self.size + 1, <uint32_t>count)
+        self.size += 5
+        return 0
+
+    cdef int text(self, object term) except -1:
+        cdef Py_ssize_t size
+        if PyUnicode_IS_COMPACT_ASCII(term):
+            size = PyUnicode_GET_LENGTH(term)
+            self.head(BINARY_EXT, size)
+            return self.put(PyUnicode_DATA(term), size)
+        try:
+            raw = PyUnicode_AsUTF8String(term)
+        except UnicodeEncodeError:
+            raise _no_unicode() from None
+        self.head(BINARY_EXT, PyBytes_GET_SIZE(raw))
+        return self.put_bytes(raw)
+
+    cdef int number(self, object term) except -1:
+        cdef int overflow = 0
+        cdef long long number = PyLong_AsLongLongAndOverflow(term, &overflow)
+        if overflow or number < -0x80000000LL or number > 0x7FFFFFFFLL:
+            return self.put_bytes(_big(term))
+        if self.size + 5 > self.capacity:
+            self.grow(5)
+        if 0 <= number <= 255:
+            self.data[self.size] = SMALL_INTEGER_EXT
+            self.data[self.size + 1] = <uint8_t>number
+            self.size += 2
+        else:
+            self.data[self.size] = INTEGER_EXT
+            _put_u32(self.data + self.size + 1, <uint32_t><int32_t>number)
+            self.size += 5
+        return 0
+
+    cdef int real(self, double number) except -1:
+        cdef uint64_t bits
+        memcpy(&bits, &number, 8)
+        if self.size + 9 > self.capacity:
+            self.grow(9)
+        self.data[self.size] = NEW_FLOAT_EXT
+        _put_u32(self.data + self.size + 1, <uint32_t>(bits >> 32))
+        _put_u32(self.data + self.size + 5, <uint32_t>bits)
+        self.size += 9
+        return 0
+
+    cdef int charlist(self, tuple items) except 2:
+        """Put a list of bytes as STRING_EXT, if it is one; 0 if not."""
+        cdef Py_ssize_t size = PyTuple_GET_SIZE(items)
+        cdef Py_ssize_t start = self.size
+        cdef Py_ssize_t i
+        cdef PyObject *item
+        cdef int overflow = 0
+        cdef long long number
+        if size > 0xFFFF:
+            return 0
+        if self.size + 3 + size > self.capacity:
+            self.grow(3 + size)
+        for i in range(size):
+            item = <PyObject *>PyTuple_GET_ITEM(items, i)
+            if Py_TYPE(<object>item) != <PyObject *>int:
+                return 0
+            number = PyLong_AsLongLongAndOverflow(<object>item, &overflow)
+            if overflow or number < 0 or number > 255:
+                return 0
+            self.data[start + 3 + i] = <uint8_t>number
+        self.data[start] = STRING_EXT
+        self.data[start + 1] = <uint8_t>(size >> 8)
+        self.data[start + 2] = <uint8_t>size
+        self.size += 3 + size
+        return 1
+
+    cdef int write(self, object term, Py_ssize_t depth) except -1:
+        cdef PyObject *cls = Py_TYPE(term)
+        cdef PyObject *known
+        cdef Py_ssize_t size, i
+        cdef tuple items
+        if cls == <PyObject *>Atom:
+            known = PyDict_GetItemWithError(_known_atoms, term)
+            if known == NULL:
+                return self.put_bytes(_pure_new_atom(term))
+            return self.put_bytes(<bytes>known)
+        if cls == <PyObject *>str:
+            return self.text(term)
+        if cls == <PyObject *>int:
+            return self.number(term)
+        if cls == <PyObject *>tuple:
+            size = PyTuple_GET_SIZE(term)
+            if size < 256:
+                self.put_byte(SMALL_TUPLE_EXT)
+                self.put_byte(<uint8_t>size)
+            else:
+                self.head(LARGE_TUPLE_EXT, size)
+            if not size:
+                return 0
+            return self.all_of(term, depth)
+        if cls == <PyObject *>list:
+            # A copy, since default, or another thread, may change the list meanwhile.
+            items = PyList_AsTuple(term)
+            size = PyTuple_GET_SIZE(items)
+            if not size:
+                return self.put_byte(NIL_EXT)
+            if Py_TYPE(<object>PyTuple_GET_ITEM(items, 0)) == <PyObject *>int and self.charlist(items):
+                return 0
+            self.head(LIST_EXT, size)
+            self.all_of(items, depth)
+            return self.put_byte(NIL_EXT)
+        if cls == <PyObject *>dict:
+            return self.pairs(term, depth)
+        if term is None:
+            return self.put(b"w\x03nil", 5)
+        if term is True:
+            return self.put(b"w\x04true", 6)
+        if term is False:
+            return self.put(b"w\x05false", 7)
+        if cls == <PyObject *>float and isfinite(PyFloat_AS_DOUBLE(term)):
+            return self.real(PyFloat_AS_DOUBLE(term))
+        if cls == <PyObject *>Reference or cls == <PyObject *>Pid or cls == <PyObject *>Port:
+            return self.put_bytes(term.wire or _identifier(term))
+        if cls == <PyObject *>bytes:
+            self.head(BINARY_EXT, PyBytes_GET_SIZE(term))
+            return self.put_bytes(term)
+        if cls == <PyObject *>bytearray or cls == <PyObject *>memoryview:
+            raw = bytes(term)
+            self.head(BINARY_EXT, PyBytes_GET_SIZE(raw))
+            return self.put_bytes(raw)
+        if cls == <PyObject *>ImproperList:
+            items = term.elements
+            self.head(LIST_EXT, PyTuple_GET_SIZE(items))
+            self.all_of(items, depth)
+            return self.write(term.tail, depth + 1)
+        if cls == <PyObject *>ExternalFun or cls == <PyObject *>BitString:
+            return self.put_bytes(b"".join(_pure_encoded(term, None, [])))
+        if cls == <PyObject *>Map or cls == <PyObject *>LocalTerm or issubclass(<object>cls, Fun):
+            raise _Unusual
+        if depth >= DEEP:
+            raise _Unusual
+        (term,) = _stand_in(term, self.default, self.made, "has no form as an Erlang term")
+        return self.write(term, depth + 1)
+
+    cdef int all_of(self, tuple items, Py_ssize_t depth) except -1:
+        cdef Py_ssize_t i
+        if depth >= DEEP:
+            raise _Unusual
+        for i in range(PyTuple_GET_SIZE(items)):
+            self.write(<object>PyTuple_GET_ITEM(items, i), depth + 1)
+        return 0
+
+    cdef int pairs(self, dict term, Py_ssize_t depth) except -1:
+        cdef list keys = PyDict_Keys(term)
+        cdef list values = PyDict_Values(term)
+        cdef Py_ssize_t size = PyList_GET_SIZE(keys)
+        cdef Py_ssize_t i, start
+        cdef PyObject *cls
+        cdef bint distinct = True
+        if PyList_GET_SIZE(values) != size or depth >= DEEP:
+            raise _Unusual  # it was changed meanwhile, by a destructor
+        self.head(MAP_EXT, size)
+        for i in range(size):
+            cls = Py_TYPE(<object>PyList_GET_ITEM(keys, i))
+            if (
+                cls == <PyObject *>Atom
+                or cls == <PyObject *>str
+                or cls == <PyObject *>int
+                or cls == <PyObject *>Pid
+                or cls == <PyObject *>Port
+                or cls == <PyObject *>Reference
+            ):
+                continue
+            if (
+                cls != <PyObject *>bytes
+                and cls != <PyObject *>float
+                and cls != <PyObject *>bool
+                and cls != <PyObject *>NoneType
+            ):
+                raise _Unusual
+            distinct = False
+        seen = None if distinct else set()
+        for i in range(size):
+            start = self.size
+            self.write(<object>PyList_GET_ITEM(keys, i), depth + 1)
+            if not distinct:
+                encoded = PyBytes_FromStringAndSize(<char *>self.data + start, self.size - start)
+                if encoded in seen:
+                    raise _same_key()
+                seen.add(encoded)
+            self.write(<object>PyList_GET_ITEM(values, i), depth + 1)
+        return 0
+
+
+def encode(term, *, default=None, bint version=True):
+    """See `pynode.etf._pure.encode`."""
+    cdef _Writer writer = _Writer()
+    writer.default = default
+    writer.made = {}
+    if version:
+        writer.put_byte(VERSION)
+    try:
+        writer.write(term, 0)
+    except _Unusual:
+        start = [b"\x83"] if version else []
+        return b"".join(_pure_encoded(term, default, start, writer.made))
+    return writer.finish()
+
+
+def encode_into(buffer, term, default=None):
+    """See `pynode.etf._pure.encode_into`."""
+    buffer += encode(term, default=default, version=False)
