@@ -1,8 +1,8 @@
 # Everything that is done to this project, on a developer's machine and in CI, is done from here.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests test test-python test-elixir fuzz demo check check-python check-elixir format \
-    clean
+.PHONY: help setup setup-tests test test-python test-elixir fuzz chaos soak demo check check-python check-elixir \
+    check-models format clean
 
 PYTHON := $(CURDIR)/.venv/bin/python
 HARNESS := elixir_harness
@@ -10,6 +10,8 @@ EXAMPLE := $(HARNESS)/examples/session_lifecycle_example
 MIX_PROJECTS := $(patsubst %/mix.exs,%,$(wildcard $(HARNESS)/mix.exs $(HARNESS)/examples/*/mix.exs))
 FUZZ_TARGETS := $(sort $(patsubst tests/fuzz/fuzz_%.py,%,$(wildcard tests/fuzz/fuzz_*.py)))
 SECONDS := 60
+OWNERS := 1000000
+CROWD := 10000
 # For commands that start BEAM nodes: an EPMD of their own, which ends with them.
 WITH_EPMD := $(PYTHON) $(CURDIR)/scripts/with_epmd.py
 
@@ -44,10 +46,16 @@ fuzz: setup ## Fuzz each parser, guided by coverage, for SECONDS=60.
 	        -verbosity=0 -print_final_stats=1; \
 	done
 
+chaos: setup ## Kill and cut nodes at random for SECONDS=60, or as SEED says; see tests/chaos.
+	@$(PYTHON) -m tests.chaos.run --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
+soak: setup ## Let OWNERS=1000000 come and go and CROWD=10000 die at once; see tests/soak.
+	@$(PYTHON) -m tests.soak.run $(OWNERS) $(CROWD)
+
 demo: setup ## Run the example, a tour of how sessions live and end.
 	@cd $(EXAMPLE) && $(WITH_EPMD) mix run --no-start run.exs
 
-check: check-python check-elixir ## Check format, style, types and layers.
+check: check-python check-elixir check-models ## Check format, style, types, layers and models.
 
 check-python: setup
 	@$(PYTHON) -m ruff format --quiet --check --diff .
@@ -61,6 +69,9 @@ check-elixir: setup
 	     MIX_ENV=dev $(CURDIR)/scripts/quietly.sh mix compile --force --warnings-as-errors); \
 	done
 	@scripts/dialyzer.sh $(MIX_PROJECTS)
+
+check-models: setup
+	@scripts/models.sh
 
 format: setup ## Format all code.
 	@$(PYTHON) -m ruff check --quiet --fix-only .

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, Ty
 from pynode import calls, config, gen
 from pynode import node as sync
 from pynode import process as processes
+from pynode.destination import node_of
 from pynode.dist.outbox import context
 from pynode.errors import ExitError, ReceiveTimeoutError
 from pynode.mailbox import NOTHING, Search
@@ -218,9 +219,11 @@ class Node:
         self.sync.engine.submit(run)
         return future
 
-    async def _reach(self, to: Address | Reference) -> tuple[Connection, Any]:
-        """Return what `pynode.Node.reach` does."""
-        peer, target = self.sync.locate(to)
+    async def _reach(
+        self, to: Address | Reference, *, alias: bool = False
+    ) -> tuple[Connection, Any]:
+        """Return what `pynode.Node.reach` does, or for an alias, if it may be one."""
+        peer, target = self.sync.locate(to, alias=alias)
         return await self._ready(peer), target
 
     # --- signals
@@ -228,12 +231,13 @@ class Node:
     async def send(self, to: Address | Reference, term: Any) -> None:
         """See `pynode.Node.send`."""
         payload = encode(term)
-        self.sync.send_over(*await self._reach(to), payload)
+        self.sync.send_over(*await self._reach(to, alias=True), payload)
 
     async def exit(self, pid: Pid, reason: Any) -> None:
         """See `pynode.Node.exit`."""
+        peer = node_of(pid)
         payload = encode(reason)
-        self.sync.exit_over(await self._ready(pid.node), pid, payload)
+        self.sync.exit_over(await self._ready(peer), pid, payload)
 
     async def monitor(self, to: Address) -> Request[Any]:
         """Monitor a process. To be awaited once more for the reason why it is ``DOWN``.
@@ -448,7 +452,7 @@ class Process:
 
     async def link(self, other: Pid) -> None:
         """See `pynode.Process.link`."""
-        self.sync.link_over(await self.node._ready(other.node), other)
+        self.sync.link_over(await self.node._ready(node_of(other)), other)
 
     def unlink(self, other: Pid) -> None:
         """See `pynode.Process.unlink`."""

@@ -17,6 +17,8 @@ REF_MAX = 10_000
 ON_FULL = "evict"
 #: Seconds for which an owner counts as alive when its node is lost; 0 for not at all.
 GRACE_SECONDS = 0
+#: Seconds after which a call that was interrupted, but goes on, is interrupted again.
+INTERRUPT_SECONDS = 5.0
 #: Released refs and ended sessions that are remembered, so that a late caller is told the reason.
 DEPARTED_MEMORY = 10_000
 #: Exceptions that one session keeps as objects for its caller to inspect.
@@ -35,6 +37,8 @@ EPMD_PORT = 4369
 
 #: Seconds that a call may run before another thread takes over reading from its connection.
 HANDOFF_SECONDS = 0.0015
+#: Seconds after which a thread lets others run that wait (``sys.setswitchinterval``).
+SWITCH_SECONDS = 0.0005
 #: Threads that may run calls at the same time; further calls wait.
 MAX_THREADS = 1_000
 #: Bytes that may wait for a slow peer before whoever sends more has to wait, too.

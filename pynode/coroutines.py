@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import threading
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from pynode.dist.task import CallInterrupted
+from pynode.dist.task import AWAITED, CallInterrupted, Task
 
 if TYPE_CHECKING:
-    from types import CoroutineType
+    from collections.abc import Coroutine
 
     from pynode.dist.engine import Engine
 
@@ -24,7 +25,7 @@ class EventLoop:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def run(self, coroutine: CoroutineType[Any, Any, Any]) -> Any:
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Await `coroutine` on the loop and return its result; the calling thread waits.
 
         Raises what the coroutine raises, and CallInterrupted if the task of this thread is
@@ -46,6 +47,10 @@ class EventLoop:
             raise error
         return value
 
+    def awaited(self, coroutine: Coroutine[Any, Any, Any], task: Task) -> Awaited:
+        """Return `coroutine` as something to be awaited for a suspended task."""
+        return Awaited(coroutine, task, self._engine, self._started())
+
     def _started(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
@@ -64,6 +69,69 @@ class EventLoop:
                 loop.call_soon_threadsafe(loop.stop)
 
 
+class Awaited:
+    """A coroutine that is awaited on an event loop for a suspended task.
+
+    When the task is interrupted it is cancelled. When it has ended, the task is run again.
+    """
+
+    def __init__(
+        self,
+        coroutine: Coroutine[Any, Any, Any],
+        task: Task,
+        engine: Engine,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._coroutine = coroutine
+        self._task = task
+        self._engine = engine
+        self._event_loop = loop
+        self._outcome: tuple[Any, BaseException | None] = (None, None)
+
+    def begin(self) -> None:
+        """Begin, on any thread; from here on, another one may run the task."""
+        try:
+            self._event_loop.call_soon_threadsafe(self._begin)
+        except RuntimeError as error:  # the loop is closed
+            self._end(None, error)
+
+    def result(self) -> Any:
+        """Return what the coroutine has returned, or raise what it has raised."""
+        value, error = self._outcome
+        if error is not None:
+            raise error
+        return value
+
+    # --- on the loop
+
+    def _begin(self) -> None:
+        loop = self._event_loop
+        AWAITED.set(self._task)  # in the context of this callback, which the coroutine gets
+        future = loop.create_task(_outcome(self._coroutine))
+        future.add_done_callback(self._done)
+
+        def cancel() -> None:
+            with suppress(RuntimeError):  # the loop is closed, and has cancelled it
+                loop.call_soon_threadsafe(future.cancel)
+
+        if not self._task.cancel_with(cancel):
+            future.cancel()
+
+    def _done(self, future: asyncio.Task[tuple[Any, BaseException | None]]) -> None:
+        if not future.cancelled():
+            self._end(*future.result())
+        elif self._task.interrupted:
+            self._end(None, CallInterrupted())
+        else:
+            self._end(None, asyncio.CancelledError())
+
+    def _end(self, value: Any, error: BaseException | None) -> None:
+        self._task.cancel_with(None)
+        self._coroutine.close()  # it may not have been begun
+        self._outcome = (value, error)
+        self._engine.again(self._task)
+
+
 def _run(loop: asyncio.AbstractEventLoop) -> None:
     try:
         loop.run_forever()
@@ -76,7 +144,7 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
         loop.close()
 
 
-async def _outcome(coroutine: CoroutineType[Any, Any, Any]) -> tuple[Any, BaseException | None]:
+async def _outcome(coroutine: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException | None]:
     """Return what a coroutine returns or raises: sys.exit() would end the event loop."""
     try:
         return await coroutine, None

@@ -5,14 +5,22 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
-from pynode.terms import Atom
+from pynode.show import short
+from pynode.terms import Atom, Pid
 
 if TYPE_CHECKING:
     from pynode.dist.connection import Connection
     from pynode.dist.task import Task
     from pynode.node import Node
     from pynode.protocol.control import MonitorP
-    from pynode.terms import Pid, Reference
+    from pynode.terms import Reference
+
+
+def node_of(pid: Pid) -> Atom:
+    """Return the node of a process. Raises TypeError for what is no pid."""
+    if not isinstance(pid, Pid):
+        raise TypeError(f"{short(pid)} is no pid: give that of a process.")
+    return pid.node
 
 
 class Destination(ABC):

@@ -7,13 +7,18 @@ there, and an answer that comes too late then finds nobody.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
+from pynode import etf
+from pynode.errors import DecodeError
 from pynode.protocol.control import AliasSend, ControlMessage, SendSender
 from pynode.terms import Atom, ImproperList, Pid, Reference
 
 CALL = Atom("$gen_call")
 CAST = Atom("$gen_cast")
+
+_SMALL_TUPLE = b"h"
 
 _ALIAS = (Atom("alias"),)
 
@@ -38,3 +43,16 @@ def reply_to(sender: Pid, caller: Pid, tag: Any) -> ControlMessage:
     """Return the control message that an answer goes with (`gen:reply/2`)."""
     alias = alias_of(tag)
     return SendSender(sender, caller) if alias is None else AliasSend(sender, alias)
+
+
+def envelope(payload: bytes) -> tuple[Any, Any]:
+    """Return the first two parts of a message that cannot be decoded as a whole.
+
+    They tell what kind of message it is and who has sent it. None for what cannot be read.
+    """
+    kind = sender = None
+    with suppress(DecodeError):
+        if payload[:1] == _SMALL_TUPLE:
+            kind, position = etf.decode_at(payload, 2)
+            sender, _ = etf.decode_at(payload, position)
+    return kind, sender

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeAlias, TypeVar
 from pynode import calls, config, gen, posix
 from pynode.calls import Callers, RemoteFun, Request
 from pynode.cookie import find_cookie
-from pynode.coroutines import EventLoop
-from pynode.destination import Destination
+from pynode.coroutines import Awaited, EventLoop
+from pynode.destination import Destination, node_of
 from pynode.dist.engine import Engine
 from pynode.dist.loopback import Loopback
 from pynode.dist.naming import EpmdNaming, Naming, StaticNaming
@@ -41,8 +41,7 @@ from pynode.terms import Atom, Fun, Pid, Reference
 from pynode.values import decode, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-    from types import CoroutineType
+    from collections.abc import Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
 
     from pynode.dist.connection import Connection
     from pynode.dist.task import Task
@@ -402,9 +401,13 @@ class Node:
             return process.pid
         return self._callers.pid
 
-    def run_async(self, coroutine: CoroutineType[Any, Any, Any]) -> Any:
+    def run_async(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Await `coroutine` on the node's event loop and return its result."""
         return self._loop.run(coroutine)
+
+    def awaited(self, coroutine: Coroutine[Any, Any, Any], task: Task) -> Awaited:
+        """Return `coroutine`, to be awaited on the node's event loop for a suspended task."""
+        return self._loop.awaited(coroutine, task)
 
     # --- connections
 
@@ -504,15 +507,17 @@ class Node:
         Raises NodeUnavailableError.
         """
         peer, target = self.locate(to)
-        if type(target) is Reference:
-            raise TypeError(f"{to} is an alias, to which messages can be sent, and no process.")
         return self.ready(peer), target
 
-    def locate(self, to: Address | Reference) -> tuple[str, Any]:
-        """Return the node of a process or an alias, and what it is called there."""
+    def locate(self, to: Address | Reference, *, alias: bool = False) -> tuple[str, Any]:
+        """Return the node of a process, or of an alias if it may be one, and its name there."""
         match to:
-            case Pid() | Reference():
+            case Pid():
                 return to.node, to
+            case Reference():
+                if alias:
+                    return to.node, to
+                raise TypeError(f"{to} is an alias, to which messages can be sent, and no process.")
             case str(name):
                 return self.name, Atom(name)
             case (str(name), str(peer)):
@@ -526,7 +531,7 @@ class Node:
         Raises EncodeError, and NodeUnavailableError where Erlang would be silent.
         """
         payload = encode(term)
-        peer, target = self.locate(to)
+        peer, target = self.locate(to, alias=True)
         self.send_over(self.ready(peer), target, payload)
 
     def send_over(
@@ -541,10 +546,9 @@ class Node:
 
         Raises EncodeError and NodeUnavailableError.
         """
-        if not isinstance(pid, Pid):
-            raise TypeError(f"{short(pid)} is no pid: give that of a process.")
+        peer = node_of(pid)
         payload = encode(reason)
-        self.exit_over(self.ready(pid.node), pid, payload)
+        self.exit_over(self.ready(peer), pid, payload)
 
     def exit_over(self, connection: Connection, pid: Pid, payload: bytes) -> None:
         """Send an exit signal with an encoded reason over `connection`. Never blocks."""

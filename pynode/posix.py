@@ -7,17 +7,22 @@ has copies of the node's sockets, and as long as it does, no peer sees the node'
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import select
 import signal
 import sys
 import threading
 import weakref
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
+
+#: malloc.h of glibc.
+_M_ARENA_MAX = -8
 
 _sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
@@ -33,6 +38,24 @@ def _close_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_close_in_child)
+
+
+def share_one_heap() -> None:
+    """Have all threads allocate from one heap, if the C library is glibc; before they start.
+
+    Each would get one of its own (mallopt(3), M_ARENA_MAX) and keep what is free in it. That is for
+    threads that run at the same time, which Python's do not. The environment variable
+    ``MALLOC_ARENA_MAX`` has the last word.
+    """
+    if "MALLOC_ARENA_MAX" not in os.environ:
+        with contextlib.suppress(AttributeError):  # another C library
+            ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+
+
+def trim_heap() -> None:
+    """Give pages that are free in the middle of the heap back to the system, if glibc can."""
+    with contextlib.suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def end_on_signals(stop: threading.Event) -> Callable[[], None]:
@@ -70,6 +93,15 @@ def end_on_signals(stop: threading.Event) -> Callable[[], None]:
         os.close(writing)
 
     return restore
+
+
+def resident_bytes() -> int | None:
+    """Return how much of the machine's memory this process has; None where that is not known."""
+    try:
+        pages = Path("/proc/self/statm").read_bytes().split()[1]
+    except OSError:
+        return None
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def end_children() -> None:

@@ -24,7 +24,7 @@ from queue import Empty, SimpleQueue
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Self
 
-from pynode.destination import Destination
+from pynode.destination import Destination, node_of
 from pynode.dist.task import Task
 from pynode.errors import ExitError, ReceiveTimeoutError
 from pynode.exits import exit_reason
@@ -349,10 +349,9 @@ class Process(Destination):
         ...     process.receive() == (Atom("EXIT"), other, Atom("boom"))
         True
         """
-        if not isinstance(other, Pid):
-            raise TypeError(f"{short(other)} is no pid: give that of a process.")
+        peer = node_of(other)
         with self.node.engine.shield():
-            self.link_over(self.node.ready(other.node), other)
+            self.link_over(self.node.ready(peer), other)
 
     def link_over(self, connection: Connection, other: Pid) -> None:
         """Link this process to one that `connection` leads to; as `link`, never blocks."""

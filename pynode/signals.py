@@ -151,8 +151,10 @@ class Signals:
 
     def lost(self, connection: Connection) -> None:
         """Fire all monitors over a connection, and break all links."""
-        for reference, monitor in list(self._monitors.items()):
-            if monitor.connection is connection:
+        # Without items(): thousands of new tuples would bring on a full garbage collection.
+        for reference in list(self._monitors):
+            monitor = self._monitors.get(reference)
+            if monitor is not None and monitor.connection is connection:
                 with self._lock:
                     found = self._monitors.pop(reference, None)
                 if found is not None:

@@ -88,8 +88,8 @@ if [ ${#packages[@]} -gt 0 ] || [ ${#extras[@]} -gt 0 ]; then
             give_up "Please install Python 3.11 or later with venv, Erlang/OTP 25 or later with\
  dialyzer, and Elixir 1.14 or later, and run this again (Debian, as root: apt-get install\
  ${packages[*]})."
-        printf '%s\n' "Going on without the parts that are compiled, and the checks and tests that need more: for\
- them, install what is missing (Debian, as root: apt-get install ${extras[*]})." >&2
+        printf '%s\n' "Going on without the parts that are compiled, and the checks and tests that need\
+ more: for them, install what is missing (Debian, as root: apt-get install ${extras[*]})." >&2
     fi
 fi
 if [ "$can_install" = yes ] && [ $((${#packages[@]} + ${#extras[@]})) -gt 0 ]; then

@@ -260,6 +260,31 @@ def test_send_cast_and_exit(here: Node, there: Node) -> None:
     asyncio.run(main())
 
 
+def test_what_is_no_process_is_refused_before_anything_is_sent(here: Node, there: Node) -> None:
+    async def main() -> None:
+        node = aio.Node.wrap(here)
+        await node.connect(there.name)
+        alias: Any = there.new_reference()
+        name: Any = "name"
+        await node.send(alias, "nobody waits")
+        with node.process() as process:
+            for refused in (
+                node.monitor(alias),
+                node.send_request(alias, "request"),
+                process.monitor(alias),
+                process.link(alias),
+                node.exit(alias, BOOM),
+                node.exit(name, BOOM),
+            ):
+                with pytest.raises(TypeError, match=r"is an alias|is no pid"):
+                    await refused
+        with pytest.raises(TypeError, match="is an alias"):
+            here.call(alias, "request")
+        assert node.nodes() == [there.name]
+
+    asyncio.run(main())
+
+
 def test_monitors(here: Node, there: Node) -> None:
     async def main() -> None:
         node = aio.Node.wrap(here)

@@ -1,4 +1,4 @@
-"""Each tick of the support matrix, docs/SUPPORT.md, is a link to a test that runs there."""
+"""The documents that say which test shows what: docs/SUPPORT.md and docs/LIFECYCLE.md."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SUPPORT = ROOT / "docs" / "SUPPORT.md"
+LIFECYCLE = ROOT / "docs" / "LIFECYCLE.md"
 #: A tick: the link to the file of a test, whose name is the link's title. One with a ring needs no
 #: BEAM.
 TICK = re.compile(r"\[(✓°?)\]\(\.\./([^ )]+) \"([^\"]+)\"\)")
@@ -50,17 +51,25 @@ class Tick(NamedTuple):
     test: str
 
 
-def rows() -> list[list[str]]:
-    """Return the cells of each line of the tables."""
-    lines = [line.strip() for line in SUPPORT.read_text(encoding="utf-8").splitlines()]
+def rows(document: Path, *heads: str) -> list[list[str]]:
+    """Return the cells of each line of the tables with these heads."""
+    lines = [line.strip() for line in document.read_text(encoding="utf-8").splitlines()]
     found = [[cell.strip() for cell in line[1:-1].split("|")] for line in lines if line[:1] == "|"]
-    return [row for row in found if row != ["feature", OLD, NEW] and set(row[1]) != {"-"}]
+    return [row for row in found if row != [*heads] and set(row[1]) != {"-"}]
+
+
+def features() -> list[list[str]]:
+    return rows(SUPPORT, "feature", OLD, NEW)
+
+
+def rules() -> list[list[str]]:
+    return rows(LIFECYCLE, "rule", "shown by")
 
 
 def ticks() -> list[Tick]:
     return [
         Tick(feature, release, *tick)
-        for feature, *cells in rows()
+        for feature, *cells in features()
         for release, cell in zip((OLD, NEW), cells, strict=True)
         for tick in TICK.findall(cell)
     ]
@@ -69,7 +78,9 @@ def ticks() -> list[Tick]:
 @pytest.fixture(scope="module")
 def collected() -> dict[tuple[str, str], set[str]]:
     """The tests that there are, by file and name, and the releases that each runs with."""
-    files = sorted({tick.file for tick in ticks() if tick.file.endswith(".py")})
+    linked = {tick.file for tick in ticks()}
+    linked |= {file for _, cell in rules() for _, file, _ in TICK.findall(cell)}
+    files = sorted(file for file in linked if file.endswith(".py"))
     run = subprocess.run(
         [sys.executable, "-c", COLLECT, *files], cwd=ROOT, capture_output=True, check=True
     )
@@ -92,8 +103,7 @@ def test_each_tick_is_a_link_to_a_test_that_runs_there(collected: dict[Any, set[
     wrong = []
     for tick in ticks():
         if tick.file.endswith(".exs"):
-            source = (ROOT / tick.file).read_text(encoding="utf-8")
-            good = tick.release == OLD and f'test "{tick.test}"' in source
+            good = tick.release == OLD and is_elixir_test(tick.file, tick.test)
         else:
             found = collected.get((tick.file, tick.test))
             alone = tick.mark != "✓"
@@ -103,8 +113,26 @@ def test_each_tick_is_a_link_to_a_test_that_runs_there(collected: dict[Any, set[
     assert not wrong
 
 
+def is_elixir_test(file: str, test: str) -> bool:
+    return f'test "{test}"' in (ROOT / file).read_text(encoding="utf-8")
+
+
+def test_each_rule_of_the_lifecycle_has_its_tests(collected: dict[Any, set[str]]) -> None:
+    wrong = []
+    for rule, cell in rules():
+        found = TICK.findall(cell)
+        if not found:
+            wrong.append((rule, "has no test"))
+        for _, file, test in found:
+            elixir = file.endswith(".exs")
+            if not (is_elixir_test(file, test) if elixir else (file, test) in collected):
+                wrong.append((rule, f"{file} has no {test}"))
+    assert not wrong
+    assert len(rules()) > 40
+
+
 def test_what_has_no_tick_says_why() -> None:
-    table = rows()
+    table = features()
     assert len(table) > 60
     assert {len(row) for row in table} == {3}
     for row in table:
@@ -113,8 +141,9 @@ def test_what_has_no_tick_says_why() -> None:
 
 
 def test_no_line_is_there_twice() -> None:
-    features: list[Any] = [row[0] for row in rows()]
-    assert len(features) == len(set(features))
+    for table in (features(), rules()):
+        firsts = [row[0] for row in table]
+        assert len(firsts) == len(set(firsts))
 
 
 def test_which_tests_have_which_release() -> None:

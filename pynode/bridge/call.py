@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import suppress
-from types import CoroutineType, ModuleType
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from pynode import gen
-from pynode.bridge.failures import bridge_error, python_error, without_frames
-from pynode.bridge.requests import ERROR, REQUESTS, invalid, ref_to, reference_of
+from pynode.bridge.failures import without_frames
+from pynode.bridge.requests import ERROR, OK, REQUESTS, Pending, invalid, reference_of
+from pynode.bridge.views import ref_to
 from pynode.dist.task import CallInterrupted, Task
 from pynode.errors import (
     BridgeError,
@@ -18,10 +19,12 @@ from pynode.errors import (
     InvalidRequestError,
     NodeUnavailableError,
     PynodeError,
+    RefNotFoundError,
     SessionNotFoundError,
 )
+from pynode.exits import bridge_error, python_error
 from pynode.modules import arguments, text
-from pynode.objects import UNKNOWN, Entry, Session
+from pynode.objects import ENTERED, UNKNOWN, Entry, Session
 from pynode.show import current_traceback, short
 from pynode.terms import Atom, Map, Pid, Reference
 from pynode.values import UNREPRESENTABLE, Ref, encode, to_term
@@ -29,6 +32,7 @@ from pynode.values import UNREPRESENTABLE, Ref, encode, to_term
 if TYPE_CHECKING:
     from pynode.bridge.service import Bridge
     from pynode.calls import RemoteFun
+    from pynode.coroutines import Awaited
     from pynode.dist.connection import Connection
 
 log = logging.getLogger(__name__)
@@ -38,6 +42,7 @@ class Call(Task):
     """One request, from its arrival to its answer."""
 
     __slots__ = (
+        "awaited",
         "bridge",
         "caller",
         "connection",
@@ -48,7 +53,9 @@ class Call(Task):
         "made",
         "modules",
         "must_exist",
+        "opened_on",
         "params",
+        "pending",
         "session_id",
         "tag",
         "used",
@@ -79,6 +86,8 @@ class Call(Task):
         self.session_id: str | None = None
         #: Whether it must be open already.
         self.must_exist = False
+        #: The creation of the node when it was opened, if the caller knows.
+        self.opened_on: Any = None
         #: The session that it was found to run in, if that had come into being.
         self.within: Session | None = None
         #: What the request is about, once it is resolved.
@@ -87,6 +96,9 @@ class Call(Task):
         self.used: list[Entry] = []
         #: Refs made for the answer.
         self.made: list[Entry] = []
+        #: The coroutine that it waits for, suspended, and that as it is awaited.
+        self.pending: Pending | None = None
+        self.awaited: Awaited | None = None
 
     # --- on the thread that reads
 
@@ -102,10 +114,10 @@ class Call(Task):
         spec = REQUESTS.get(kind)
         if spec is None:
             raise invalid(f"There is no request {short(kind)}")
-        if len(params) == spec.params + 1 and type(params[-1]) in (dict, Map):
+        if len(params) > spec.params and type(params[-1]) in (dict, Map):
             self._options(params[-1])
             params = params[:-1]
-        if len(params) != spec.params:
+        if not spec.params <= len(params) <= spec.params + spec.optional:
             raise invalid(f"The request {kind} has {len(params)} parts after its name")
         self.handler = spec.handler
         self.params = params
@@ -128,9 +140,12 @@ class Call(Task):
                     self.session_id = text(value, "session_id")
             elif name == "must_exist":
                 self.must_exist = value is True
+            elif name == "opened_on":
+                self.opened_on = value
             else:
                 raise InvalidRequestError(
-                    f"There is no option {short(name)}: the options are session_id and must_exist.",
+                    f"There is no option {short(name)}: the options are session_id, must_exist and "
+                    "opened_on.",
                     reason="unknown_option",
                 )
 
@@ -144,10 +159,9 @@ class Call(Task):
 
     def run(self) -> None:
         """See `Task.run`."""
-        # What has no lane is about sessions, not in one; and only in its lane may a call count.
-        within = self.within = None if self.lane is None else self.home()
-        if within is not None:
-            within.running += 1
+        again, self.suspended = self.suspended, False
+        if not again:
+            self._begin()
         try:
             self._answer()
         except BaseException:  # noqa: BLE001
@@ -155,11 +169,36 @@ class Call(Task):
             log.error("no answer could be made; please report it:\n%s", current_traceback())
             self._reply_to_failure()
         finally:
-            for entry in self.used:
-                self.bridge.registry.touch(entry)
-            if within is not None:
-                within.running -= 1
-            self.bridge.done(self)
+            if not self.suspended:
+                self._end()
+                if again:
+                    self.flush()  # who runs a task again does not
+
+    def _begin(self) -> None:
+        # What has no lane is about sessions, not in one; and only in its lane may a call count.
+        within = self.within = None if self.lane is None else self.home()
+        if self.lane is not None:
+            self.bridge.count_call()
+        if within is not None:
+            within.running += 1
+            within.calls += 1
+
+    def _end(self) -> None:
+        for entry in self.used:
+            self.bridge.registry.touch(entry)
+        if self.within is not None:
+            self.within.running -= 1
+        self.bridge.done(self)
+        # If its session has ended, these are the last to hold the objects: they go here, where a
+        # slow destructor delays no more than the rest of this session, and not with the call.
+        self.params, self.entry = (), None
+        self.used, self.made = [], []
+
+    def begin_wait(self) -> None:
+        """See `Task.begin_wait`."""
+        if self.pending is not None:
+            awaited = self.awaited = self.bridge.node.awaited(self.pending.coroutine, self)
+            awaited.begin()
 
     def _reply_to_failure(self) -> None:
         if self.tag is not None:
@@ -169,16 +208,36 @@ class Call(Task):
 
     def _answer(self) -> None:
         try:
-            if self.must_exist and self.within is None:
-                self.session()  # raises
-            answer = self.handler(self, *self.params)
+            answer = self._outcome()
         except CallInterrupted:
+            self.close_window()  # before it is interrupted again
             answer = self._interrupted_answer()
         except BaseException as error:  # noqa: BLE001 (sys.exit() included: it is an answer)
             answer = self.failure(error)
         self.close_window()
-        if self.tag is not None:
+        if type(answer) is Pending:
+            self.pending = answer
+            self.suspended = True
+        elif self.tag is not None:
             self.reply(answer)
+
+    def _outcome(self) -> Any:
+        """Return the answer, or what it waits for."""
+        pending, awaited = self.pending, self.awaited
+        # These know this call: without the garbage collector nothing of it would be freed.
+        self.pending = self.awaited = None
+        if pending is None or awaited is None:
+            if self.within is None and (self.must_exist or self.lane is not None):
+                self._named()  # what has ended runs nothing: nobody would stop it
+            answer = self.handler(self, *self.params)
+            if type(answer) is not Pending or self.bridge.node.engine.can_suspend():
+                return answer
+            pending = answer
+            value = self.interruptible(self.bridge.node.run_async, pending.coroutine)
+        else:
+            value = awaited.result()
+        pending.done()
+        return (OK, value)
 
     def _interrupted_answer(self) -> Any:
         if self.session_id is not None:
@@ -279,17 +338,28 @@ class Call(Task):
         if self.within is not None:
             return self.within  # if it has ended meanwhile, nothing can be put into it
         registry = self.bridge.registry
-        if self.session_id is not None:
-            try:
-                return registry.session(self.session_id)
-            except SessionNotFoundError as error:
-                if error.reason != UNKNOWN or self.must_exist:
-                    raise
+        named = self._named()
+        if named is not None:
+            return named
         caller = self.owner()
         self.bridge.reach(caller)
         if self.session_id is not None:
             return registry.open_session(self.session_id, caller)
         return registry.ensure_implicit(caller)
+
+    def _named(self) -> Session | None:
+        """Return the session that the call names, or None if it names none, or a new one.
+
+        Raises SessionNotFoundError if it has ended, or must exist and does not.
+        """
+        if self.session_id is None:
+            return None
+        try:
+            return self.bridge.registry.session(self.session_id, self.opened_on)
+        except SessionNotFoundError as error:
+            if error.reason != UNKNOWN or self.must_exist:
+                raise
+        return None
 
     def owner(self) -> Pid:
         """Return the caller. Raises InvalidRequestError for a cast, which has none."""
@@ -309,7 +379,12 @@ class Call(Task):
                 f"{self.bridge.node.name}: call the node that has the object.",
                 reason="other_node",
             )
-        entry = self.bridge.registry.resolve(reference, session_id=self.session_id)
+        try:
+            entry = self.bridge.registry.resolve(reference, session_id=self.session_id)
+        except RefNotFoundError as error:
+            if error.session_id is None and type(ref) is Ref:  # it knows what we do not
+                error.session_id = ref.session_id
+            raise
         if entry.session.ttl_seconds:
             self.used.append(entry)
         return entry
@@ -329,10 +404,10 @@ class Call(Task):
             finally:
                 self.made = made
 
-    def count_entered(self, change: int) -> None:
-        """Note that the target was entered or exited; what was not exited is so at its end."""
-        if self.entry is not None:
-            self.entry.entered = max(0, self.entry.entered + change)
+    def count_entered(self, name: str) -> None:
+        """Note that a method of the target was called: it may have been entered or exited by it."""
+        if self.entry is not None and name in ENTERED:
+            self.bridge.registry.count_entered(self.entry, ENTERED[name])
 
     def objects(self, value: Any) -> Any:
         """Return `value` with the objects in the places of the refs in it."""
@@ -358,9 +433,3 @@ class Call(Task):
         """Return the arguments of a request, checked, and with objects in the places of refs."""
         args, kwargs = arguments(args, kwargs)
         return self.objects(args), self.objects(kwargs)
-
-    def awaited(self, value: Any) -> Any:
-        """Return what a Python call returned, awaited if it is a coroutine."""
-        if type(value) is CoroutineType:
-            return self.interruptible(self.bridge.node.run_async, value)
-        return value

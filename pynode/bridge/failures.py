@@ -1,10 +1,6 @@
-"""How an exception travels: as the exception struct that Elixir raises or returns."""
+"""What is kept of the exceptions that travel."""
 
 from __future__ import annotations
-
-from pynode.exits import bridge_error, python_error
-
-__all__ = ["bridge_error", "python_error", "without_frames"]
 
 
 def without_frames(error: BaseException) -> BaseException:

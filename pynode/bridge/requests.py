@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import platform
-import time
 from collections.abc import Callable, Iterator
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pynode._version import __version__
+from pynode.bridge.views import ORDERS
 from pynode.errors import InvalidRefError, InvalidRequestError
 from pynode.modules import text
-from pynode.objects import Entry, Session, SessionSettings
+from pynode.objects import SessionSettings
 from pynode.show import short
 from pynode.terms import Atom, Pid, Reference
 from pynode.values import Ref
@@ -37,22 +36,6 @@ def reference_of(ref: Any) -> Reference:
     )
 
 
-def ref_to(entry: Entry) -> Ref:
-    """Return the handle that stands for an entry."""
-    kind = type(entry.obj)
-    module = getattr(kind, "__module__", None)
-    if not isinstance(module, str):  # a class may put anything there, or take it away
-        module = "builtins"
-    return Ref(
-        entry.reference,
-        entry.session.id,
-        module,
-        module.partition(".")[0],
-        kind.__name__,
-        stream=entry.kind == "stream",
-    )
-
-
 def invalid(what: str) -> InvalidRequestError:
     """Return the error for something that is no request, after the words that say what is."""
     return InvalidRequestError(
@@ -62,12 +45,22 @@ def invalid(what: str) -> InvalidRequestError:
     )
 
 
+class Pending:
+    """In the place of an answer: a coroutine to be awaited first, and what to do after that."""
+
+    __slots__ = ("coroutine", "done")
+
+    def __init__(
+        self, coroutine: CoroutineType[Any, Any, Any], done: Callable[[], object] = lambda: None
+    ) -> None:
+        self.coroutine = coroutine
+        self.done = done
+
+
 def _do_call(call: Call, module: Any, function: Any, args: Any, kwargs: Any) -> Any:
     args, kwargs = call.arguments(args, kwargs)
-    return (
-        OK,
-        call.awaited(call.interruptible(call.modules.call, module, function, args, kwargs)),
-    )
+    value = call.interruptible(call.modules.call, module, function, args, kwargs)
+    return Pending(value) if type(value) is CoroutineType else (OK, value)
 
 
 def _do_get(call: Call, module: Any, attribute: Any) -> Any:
@@ -77,14 +70,11 @@ def _do_get(call: Call, module: Any, attribute: Any) -> Any:
 def _do_method(call: Call, ref: Any, name: Any, args: Any, kwargs: Any) -> Any:
     target = call.target(ref)
     args, kwargs = call.arguments(args, kwargs)
-    value = call.awaited(call.interruptible(call.modules.method, target, name, args, kwargs))
-    if name in _ENTERED:
-        call.count_entered(_ENTERED[name])
+    value = call.interruptible(call.modules.method, target, name, args, kwargs)
+    if type(value) is CoroutineType:
+        return Pending(value, lambda: call.count_entered(name))
+    call.count_entered(name)
     return (OK, value)
-
-
-#: What these methods do to the number of times that a context manager is entered.
-_ENTERED = {"__enter__": 1, "__exit__": -1}
 
 
 def _do_getattr(call: Call, ref: Any, name: Any) -> Any:
@@ -157,9 +147,9 @@ def _do_open_session(call: Call, session_id: Any, owner: Any, settings: Any) -> 
     session = call.bridge.registry.open_session(name, owner, checked)
     if session.settings.own_thread:
         engine = call.bridge.node.engine
-        engine.own_thread(session.lane)
+        engine.own_thread(session.lane, session)
         if session.ended is not None:
-            engine.end_own_thread(session.lane)
+            engine.end_own_thread(session.lane, session)
     return OK
 
 
@@ -190,84 +180,45 @@ def _do_release_session(call: Call, session_id: Any) -> Any:
 
 
 def _do_sessions(call: Call) -> Any:
-    registry = call.bridge.registry
-    return (OK, {session.id: _describe(call, session) for session in registry.sessions()})
+    return (OK, {view.id: view.to_term() for view in call.bridge.sessions()})
 
 
 def _do_session(call: Call, session_id: Any) -> Any:
-    return (OK, _describe(call, _session(call, session_id)))
+    return (OK, call.bridge.session(_session_id(session_id)).to_term())
 
 
 def _do_refs(call: Call, session_id: Any) -> Any:
-    session = _session(call, session_id)
-    return (OK, [_describe_ref(entry) for entry in call.bridge.registry.refs(session.id)])
+    return (OK, [view.to_term() for view in call.bridge.refs(_session_id(session_id))])
+
+
+def _do_types(call: Call, session_id: Any = None) -> Any:
+    within = None if session_id is None else _session_id(session_id)
+    return (OK, [view.to_term() for view in call.bridge.types(within)])
+
+
+def _do_top(call: Call, order: Any, count: Any) -> Any:
+    if not isinstance(order, str) or order not in ORDERS:
+        raise invalid(f"The order is {short(order)}, which is none of {', '.join(ORDERS)}")
+    if not isinstance(count, int) or isinstance(count, bool) or not 0 < count < 2**31:
+        raise invalid(f"The number of sessions and types is {short(count)}")
+    return (OK, call.bridge.top(order, count).to_term())
 
 
 def _do_info(call: Call) -> Any:
-    bridge = call.bridge
-    counts = bridge.registry.counts()
-    return (
-        OK,
-        _atoms(
-            node=bridge.node.name,
-            creation=bridge.node.creation,
-            uptime=int(time.monotonic() - bridge.started),
-            sessions=counts.sessions,
-            refs=counts.refs,
-            running_calls=sum(other.is_running for other in list(bridge.calls.values())),
-            version=__version__,
-            python=platform.python_version(),
-        ),
-    )
+    return (OK, call.bridge.node_info().to_term())
 
 
 def _do_cancel(call: Call, caller: Any) -> Any:
     _pid(caller)
     for other in list(call.bridge.calls.values()):
         if other.caller == caller and other is not call:
-            other.interrupt()
+            call.bridge.interrupt(other)
     return OK
 
 
-def _session(call: Call, session_id: Any) -> Session:
-    if isinstance(session_id, Pid):
-        session = call.bridge.registry.implicit_session(session_id)
-        if session is not None:
-            return session
-        session_id = f"auto_{session_id}"
-    return call.bridge.registry.session(text(session_id, "session id"))
-
-
-def _describe(call: Call, session: Session) -> dict[Atom, Any]:
-    owners = list(session.owners)
-    return _atoms(
-        id=session.id,
-        owners=owners,
-        absent=list(filter(call.bridge.registry.is_absent, owners)),
-        refs=session.refs,
-        created_at=session.created_at,
-        last_used=session.last_used,
-        ttl_seconds=session.ttl_seconds,
-        grace_seconds=session.grace_seconds,
-        max_refs=session.max_refs,
-        on_full=Atom(session.on_full),
-        tags=session.tags,
-        running=session.running,
-    )
-
-
-def _describe_ref(entry: Entry) -> dict[Atom, Any]:
-    ref = ref_to(entry)
-    return _atoms(
-        ref=ref.to_term(),
-        type_name=ref.type_name,
-        created_at=entry.created_at,
-        last_used=entry.last_used,
-    )
-
-
-def _atoms(**fields: Any) -> dict[Atom, Any]:
-    return {Atom(name): value for name, value in fields.items()}
+def _session_id(value: Any) -> str | Pid:
+    """Return what names a session: its id, or the pid whose implicit one it is."""
+    return value if isinstance(value, Pid) else text(value, "session id")
 
 
 def _pid(value: Any) -> Pid:
@@ -284,6 +235,8 @@ class _Request(NamedTuple):
     lane: bool
     #: Whether it is answered even when no thread is free for calls.
     urgent: bool = False
+    #: How many more parts there may be.
+    optional: int = 0
 
 
 REQUESTS: dict[str, _Request] = {
@@ -303,6 +256,8 @@ REQUESTS: dict[str, _Request] = {
     "sessions": _Request(_do_sessions, 0, lane=False, urgent=True),
     "session": _Request(_do_session, 1, lane=False, urgent=True),
     "refs": _Request(_do_refs, 1, lane=False, urgent=True),
+    "types": _Request(_do_types, 0, lane=False, urgent=True, optional=1),
+    "top": _Request(_do_top, 2, lane=False, urgent=True),
     "info": _Request(_do_info, 0, lane=False, urgent=True),
     "cancel": _Request(_do_cancel, 1, lane=False, urgent=True),
 }

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import functools
+import heapq
 import logging
+import platform
 import threading
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from pynode import etf
+from pynode import config, gen, posix
+from pynode._version import __version__
+from pynode.bridge import views
 from pynode.bridge.call import Call
+from pynode.bridge.views import NodeInfo, RefInfo, SessionInfo, Top, TypeInfo
 from pynode.calls import RemoteFun
 from pynode.destination import Destination
+from pynode.dist.task import AWAITED
 from pynode.errors import BridgeError, DecodeError, InvalidRequestError, NodeUnavailableError
-from pynode.objects import OWNER_DOWN, Registry, Session
+from pynode.objects import OWNER_DOWN, Census, Registry, Session, Tally, Unwinding
 from pynode.show import short
 from pynode.signals import NOCONNECTION
 from pynode.terms import Atom, Fun, Pid, Reference
@@ -38,7 +44,7 @@ class _Callback(RemoteFun):
 
     def __call__(self, *args: Any) -> Any:
         """Call the function with `args`."""
-        call = self._here.engine.current_task()
+        call = self._here.engine.current_task() or AWAITED.get()
         return call.call_back(self, args) if isinstance(call, Call) else super().__call__(*args)
 
 
@@ -54,6 +60,8 @@ class Bridge(Destination):
         self._watches: dict[Pid, _Watch] = {}  # under the registry's lock
         #: Lost nodes with absent owners that are being connected to.
         self._calling: set[str] = set()
+        self._count = 0
+        self._counting = threading.Lock()
         self._idle = threading.Condition()
         self._stopping = False
 
@@ -63,7 +71,7 @@ class Bridge(Destination):
             new_reference=self.node.new_reference,
             monitor=self._monitor,
             demonitor=self._demonitor,
-            defer=self.node.engine.submit,
+            defer=self._unwind_later,
             ended=self._ended,
         )
         self.node.subscribe(self, self._node_event)
@@ -85,7 +93,86 @@ class Bridge(Destination):
         unwound = threading.Event()
         self.node.engine.submit(unwound.set)
         unwound.wait(max(0.0, deadline - time.monotonic()))
+        self.node.engine.join_own_threads(deadline)
         return idle
+
+    # --- what there is
+
+    def node_info(self) -> NodeInfo:
+        """Describe the node."""
+        counts = self.registry.counts()
+        return NodeInfo(
+            node=self.node.name,
+            creation=self.node.creation,
+            uptime=int(time.monotonic() - self.started),
+            time=int(time.time()),
+            sessions=counts.sessions,
+            refs=counts.refs,
+            owners=counts.owners,
+            running_calls=sum(call.is_running for call in list(self.calls.values())),
+            calls=self._count,
+            memory=posix.resident_bytes(),
+            version=__version__,
+            python=platform.python_version(),
+        )
+
+    def sessions(self) -> list[SessionInfo]:
+        """Describe all sessions, in the order in which they were opened."""
+        return [views.session_info(self.registry, one) for one in self.registry.sessions()]
+
+    def session(self, session_id: str | Pid) -> SessionInfo:
+        """Describe one session: that of a name, or the implicit one of a process.
+
+        Raises SessionNotFoundError.
+        """
+        return views.session_info(self.registry, self._session(session_id))
+
+    def refs(self, session_id: str | Pid) -> list[RefInfo]:
+        """Describe the refs of a session, the newest last. Raises SessionNotFoundError."""
+        found: list[RefInfo] = []
+        self.registry.visit(
+            lambda entries: found.extend(map(views.ref_info, entries)), self._session(session_id)
+        )
+        return found
+
+    def types(self, session_id: str | Pid | None = None) -> list[TypeInfo]:
+        """Count the objects by type, in one session or in all; the most numerous come first.
+
+        Raises SessionNotFoundError.
+        """
+        session = None if session_id is None else self._session(session_id)
+        census = Census(self.registry, session, seconds=config.CENSUS_SECONDS)
+        return views.type_infos(census.types, by_bytes=False)
+
+    def top(self, order: str = "refs", count: int = 20) -> Top:
+        """Describe the node with the first `count` sessions and types.
+
+        `order` is that of the sessions: "refs", "memory", "calls" (the most come first) or "age"
+        (the oldest do). With "memory" it is that of the types, too, which else are by number.
+        """
+        census = Census(self.registry, seconds=config.CENSUS_SECONDS)
+        rank, nothing = views.ORDERS[order], Tally()
+        uses = [(one, census.sessions.get(one.id, nothing)) for one in self.registry.sessions()]
+        first = heapq.nlargest(count, uses, key=lambda use: rank(*use))
+        types = views.type_infos(census.types, by_bytes=order == "memory")
+        return Top(
+            self.node_info(),
+            [views.session_use(self.registry, *use) for use in first],
+            types[:count],
+        )
+
+    def _session(self, session_id: str | Pid) -> Session:
+        if isinstance(session_id, Pid):
+            session = self.registry.implicit_session(session_id)
+            if session is not None:
+                return session
+            session_id = f"auto_{session_id}"
+        return self.registry.session(session_id)
+
+    def count_call(self) -> None:
+        """Note that a call has begun."""
+        with self._counting:
+            self._count += 1
 
     # --- owners
 
@@ -163,8 +250,33 @@ class Bridge(Destination):
                 and call.within is session
                 and (call.is_running or reason == OWNER_DOWN or call.session_id is not None)
             ):
-                call.interrupt()
-        self.node.engine.end_own_thread(session.lane)
+                self.interrupt(call)
+
+    def _unwind_later(self, unwinding: Unwinding) -> None:
+        """Unwind objects, on the own thread of their session if it has one."""
+        engine, session = self.node.engine, unwinding.session
+        unwinding.run_async = self.node.run_async
+        if not (
+            session.settings.own_thread and engine.submit_to_own_thread(session.lane, unwinding)
+        ):
+            engine.submit(unwinding)
+        if unwinding.last and session.settings.own_thread:
+            engine.end_own_thread(session.lane, session)
+
+    def interrupt(self, call: Call) -> None:
+        """Stop a call; if its code goes on all the same, do so again and again."""
+        if not call.interrupted:
+            call.interrupt()
+            self._interrupt_again_later(call.key)
+
+    def _interrupt_again_later(self, key: Any) -> None:
+        def look() -> None:
+            call = self.calls.get(key)
+            if call is not None and call.interrupted:
+                call.interrupt(again=True)
+                self._interrupt_again_later(key)
+
+        self.node.engine.after(config.INTERRUPT_SECONDS, look)
 
     def _look_again_later(self) -> None:
         def look() -> None:
@@ -210,12 +322,7 @@ class Bridge(Destination):
         return _Callback.bind(fun, self.node)
 
     def _undecodable(self, connection: Connection, payload: bytes, error: DecodeError) -> Call:
-        try:
-            kind, position = etf.decode_at(payload, 2)
-            sender = etf.decode_at(payload, position)[0]
-        except DecodeError:
-            raise error from None
-        match kind, sender:
+        match gen.envelope(payload):
             case Atom("$gen_call"), (Pid() as caller, tag):
                 call = Call(self, connection, caller, tag, None)
                 call.fail_with(InvalidRequestError(str(error), reason="undecodable"))
@@ -249,7 +356,7 @@ class Bridge(Destination):
         if call is not None:
             session = call.home()
             if session is not None and session.settings.cancel_on_timeout:
-                call.interrupt()
+                self.interrupt(call)
 
     def done(self, call: Call) -> None:
         """Forget a call that has been answered."""

@@ -20,6 +20,10 @@ and runs what arrives for its own lane in the meantime: an Elixir process that P
 may call back into the same session, on the same thread. (Those of a GenServer do not let others
 in: it handles one message at a time.)
 
+A task that waits for a coroutine needs no thread for that: it is *suspended*, with its lane closed,
+and is run again, by whoever reads the work queue, when the coroutine is done. While that waits for
+an answer from a peer, others are let in here, too, and any thread runs them.
+
 Two things make a reader put tasks aside instead of running them: as many threads as there may be
 run tasks already, or the peer does not take the answers that it was sent (a *congested* source).
 It goes on reading in either case, because what it reads may be what others wait for: an answer, a
@@ -39,7 +43,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
 from pynode import config
-from pynode.dist.task import INTERRUPT, CallInterrupted, Task
+from pynode.dist.task import AWAITED, INTERRUPT, CallInterrupted, Task
 from pynode.dist.timers import Timers
 from pynode.show import current_traceback
 
@@ -107,7 +111,7 @@ class _WorkQueue(Source):
 class _Lane:
     """The tasks that are running (one, and those that it has let in), and that wait for them."""
 
-    __slots__ = ("inbox", "own", "running", "waiting")
+    __slots__ = ("inbox", "letting_in", "own", "running", "waiting")
 
     def __init__(self, *running: Task) -> None:
         self.running = list(running)
@@ -116,6 +120,13 @@ class _Lane:
         self.own: _OwnThread | None = None
         #: Where the running task waits for an answer, if it does.
         self.inbox: SimpleQueue[Any] | None = None
+        #: Suspended tasks that are waiting for an answer, once for each that they wait for.
+        self.letting_in: list[Task] = []
+
+    @property
+    def is_open(self) -> bool:
+        """Whether one more may run: all that are running are suspended and wait for an answer."""
+        return all(task in self.letting_in for task in self.running)
 
 
 class _Worker(threading.Thread):
@@ -163,14 +174,16 @@ class _OwnThread(threading.Thread):
         self.source = None
         self.task: Task | None = None
         self.nested = 0
-        #: Set when something has changed: a task has come, or `ending` is true.
+        #: Set when something has changed: a task has come, or there is nobody to hold it.
         self.changed = threading.Event()
-        self.ending = False
+        #: For whom the lane has it: it ends with the last of them.
+        self.holders: set[object] = set()
 
     def run(self) -> None:
+        engine = self._engine
         while True:
             self.changed.clear()
-            task, ended = self._engine._next_in(self._lane)
+            task, ended = engine._next_in(self._lane)
             if ended:
                 return
             if task is None:
@@ -179,8 +192,10 @@ class _OwnThread(threading.Thread):
             self.task = task
             task.make_room()
             _run(task)
-            task.flush()
             self.task = None
+            if not engine._suspend(task):
+                task.flush()
+                engine._leave_own(self._lane, task)
             del task  # while we wait for the next one, it must not keep its objects alive
 
 
@@ -278,8 +293,10 @@ class Engine:
                 and not task.urgent
                 and self._put_aside(source, task)
             ):
+                del task  # see below
                 continue
-            if task.lane is not None and not self._enter(task):
+            if self._postponed(task) if task.in_lane else not self._enter(task):
+                del task
                 continue
             source.begun += 1
             if self._asleep:
@@ -304,8 +321,8 @@ class Engine:
         """Run a task and what waits in its lane; return the last one, which is not flushed yet."""
         worker.task = task
         _run(task)
-        while task.lane is not None:
-            following = self._leave(task.lane)
+        while not self._suspend(task) and task.lane is not None:
+            following = self._leave(task)
             if following is None:
                 break
             # Others were read meanwhile, by another thread, so nobody flushes for us.
@@ -433,6 +450,8 @@ class Engine:
 
     def _enter(self, task: Task) -> bool:
         """Whether `task` may run now; if not, it waits in its lane."""
+        if task.lane is None:
+            return True
         with self._lock:
             return self._enter_lane(task)
 
@@ -441,6 +460,9 @@ class Engine:
         if lane is None:
             self._lanes[task.lane] = _Lane(task)
             return True
+        if lane.is_open and not (lane.own or lane.inbox or lane.waiting):
+            lane.running.append(task)
+            return True
         lane.waiting.append(task)
         if lane.inbox is not None:
             lane.inbox.put(_LET_IN)
@@ -448,25 +470,81 @@ class Engine:
             lane.own.changed.set()
         return False
 
-    def _leave(self, key: Hashable) -> Task | None:
-        """Return the next task of the lane, or close it."""
+    def _leave(self, task: Task) -> Task | None:
+        """Let a task leave its lane; return the next one that may run, or close the lane."""
+        key = task.lane
         with self._lock:
             lane = self._lanes[key]
-            if lane.own is not None and self._start(lane):
-                lane.running = []  # given to the lane while it was busy
+            lane.running.remove(task)
+            if lane.own is not None and not lane.running and self._start(lane):
+                return None  # given to the lane while it was busy
+            if not lane.waiting or not (lane.is_open and lane.own is None):
+                if not lane.running:
+                    del self._lanes[key]
                 return None
-            if not lane.waiting:
-                del self._lanes[key]
-                return None
-            task = lane.running[0] = lane.waiting.popleft()
-            source = task.source
-            if source is None or not source.congested:
-                return task
-            # Its answer would come on top of what the peer does not take. It keeps the lane.
-            task.in_lane = True
+            following = lane.waiting.popleft()
+            lane.running.append(following)
+        # If its answer would come on top of what the peer does not take, it waits in the lane.
+        following.in_lane = True
+        return None if self._postponed(following) else following
+
+    def _postponed(self, task: Task) -> bool:
+        """Whether a task that is in its lane is put aside, since its source is congested."""
+        source = task.source
+        if source is None or not source.congested:
+            return False
+        with self._lock:
             source.aside.appendleft(task)
         self._resume_unless_congested(source)
-        return None
+        return True
+
+    def _suspend(self, task: Task) -> bool:
+        """Whether a task that has run is suspended; then another thread may have it already."""
+        if not task.suspended:
+            return False
+        task.begin_wait()
+        return True
+
+    def can_suspend(self) -> bool:
+        """Whether the task that runs in this thread may be suspended: it was not let in by one."""
+        return getattr(threading.current_thread(), "nested", 0) == 0
+
+    def again(self, task: Task) -> None:
+        """Run a task again that was suspended."""
+        task.in_lane = True
+        with self._lock:
+            lane = self._lanes.get(task.lane)
+            if lane is not None and lane.own is not None and lane.own.ident is not None:
+                lane.waiting.appendleft(task)
+                lane.own.changed.set()
+                if lane.inbox is not None:
+                    lane.inbox.put(_LET_IN)
+                return
+        self._work.queue.put(task)
+
+    @contextmanager
+    def letting_in(self) -> Iterator[None]:
+        """In a coroutine that is awaited for a task: let others into its lane meanwhile."""
+        task = AWAITED.get()
+        lane = None if task is None else self._lanes.get(task.lane)
+        if task is None or lane is None:
+            yield
+            return
+        with self._lock:
+            lane.letting_in.append(task)
+            following = None
+            if lane.own is not None:
+                lane.own.changed.set()
+            elif lane.waiting and lane.is_open:
+                following = lane.waiting.popleft()
+                following.in_lane = True
+                lane.running.append(following)
+        self.run(following)
+        try:
+            yield
+        finally:
+            with self._lock:
+                lane.letting_in.remove(task)
 
     def _start(self, lane: _Lane) -> bool:
         """Start the lane's own thread; without one, other threads run its tasks."""
@@ -481,40 +559,62 @@ class Engine:
             return False
         return True
 
-    def own_thread(self, key: Hashable) -> None:
-        """Give a lane a thread that will run all its tasks from now on."""
+    def own_thread(self, key: Hashable, holder: object) -> None:
+        """Give a lane a thread that runs all its tasks, until `end_own_thread` of all holders."""
         with self._lock:
             lane = self._lanes.get(key)
             if lane is None:
                 lane = self._lanes[key] = _Lane()
             if lane.own is not None:
-                lane.own.ending = False
+                lane.own.holders.add(holder)
                 return
             lane.own = _OwnThread(self, key)
+            lane.own.holders.add(holder)
             if not lane.running and not self._start(lane):
                 del self._lanes[key]
 
-    def end_own_thread(self, key: Hashable) -> None:
-        """End the thread of a lane, if it has one, after what is waiting now."""
+    def end_own_thread(self, key: Hashable, holder: object) -> None:
+        """End the thread of a lane, if it has one for this holder alone, after what waits now."""
         with self._lock:
             lane = self._lanes.get(key)
             if lane is not None and lane.own is not None:
-                lane.own.ending = True
+                lane.own.holders.discard(holder)
                 lane.own.changed.set()
+
+    def join_own_threads(self, deadline: float) -> None:
+        """Wait until the own threads that nobody holds have ended, until `deadline` at most."""
+        with self._lock:
+            threads = [lane.own for lane in self._lanes.values() if lane.own is not None]
+        for thread in threads:
+            if thread.ident is not None and not thread.holders:
+                thread.join(max(0.0, deadline - time.monotonic()))
+
+    def submit_to_own_thread(self, key: Hashable, function: Callable[[], object]) -> bool:
+        """Run `function` in its turn on the lane's own thread; False if it has none."""
+        with self._lock:
+            lane = self._lanes.get(key)
+            if lane is None or lane.own is None:
+                return False
+            self._enter_lane(_Work(function, key))
+            return True
 
     def _next_in(self, key: Hashable) -> tuple[Task | None, bool]:
         """Return the next task for the lane's own thread, and whether that is to end."""
         with self._lock:
             lane = self._lanes[key]
-            if lane.waiting:
+            if lane.waiting and (lane.waiting[0].in_lane or lane.is_open):
                 task = lane.waiting.popleft()
-                lane.running = [task]
+                if not task.in_lane:
+                    lane.running.append(task)
                 return task, False
-            lane.running = []
-            ended = lane.own is not None and lane.own.ending
+            ended = not (lane.running or lane.waiting or (lane.own and lane.own.holders))
             if ended:
                 del self._lanes[key]
             return None, ended
+
+    def _leave_own(self, key: Hashable, task: Task) -> None:
+        with self._lock:
+            self._lanes[key].running.remove(task)
 
     def tasks(self, lane: Hashable) -> list[Task]:
         """Return the tasks that run or wait in `lane`."""
@@ -538,7 +638,8 @@ class Engine:
         deadline = None if timeout is None else time.monotonic() + timeout
         worker = threading.current_thread()
         if not isinstance(worker, _Worker | _OwnThread) or worker.task is None:
-            return inbox.get(timeout=timeout)
+            with self.letting_in():
+                return inbox.get(timeout=timeout)
         task = worker.task
         outer_shield = task.shield(inbox)
         worker.nested += 1
@@ -620,11 +721,12 @@ class Engine:
             if not lane.waiting:
                 return  # a task that was let in further inside has run it
             worker.task = task = lane.waiting.popleft()
-            lane.running.append(task)
+            if not task.in_lane:
+                lane.running.append(task)
         _run(task)
         task.flush()
         with self._lock:
-            lane.running.pop()
+            lane.running.remove(task)
 
     # --- the sentinel
 

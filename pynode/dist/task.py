@@ -2,15 +2,17 @@
 
 CPython can raise an exception in another thread (``PyThreadState_SetAsyncExc``), and it comes with
 the thread's next Python instruction. What makes it usable is to know exactly when it may come:
-only inside `Task.interruptible`, where the user's code runs, not while that has called ours
-(`Task.shield`), and at most once for each task. A task inside C code is stopped when it comes back
-to Python; one that waits for an answer (`Engine.wait`) is woken.
+only inside `Task.interruptible`, where the user's code runs, and not while that has called ours
+(`Task.shield`). A task inside C code is stopped when it comes back to Python; one that waits for an
+answer (`Engine.wait`) is woken; what one awaits is cancelled. Code that catches the exception and
+goes on is stopped again only by who asks for it.
 """
 
 from __future__ import annotations
 
 import ctypes
 import threading
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ _lock = threading.Lock()
 
 #: What a task that waits finds in its inbox when it is interrupted.
 INTERRUPT: Final = object()
+#: In a coroutine that is awaited for a suspended task: that task.
+AWAITED: ContextVar[Task | None] = ContextVar("AWAITED", default=None)
 
 
 class CallInterrupted(BaseException):
@@ -43,9 +47,15 @@ class CallInterrupted(BaseException):
 
 
 class Task:
-    """Something to run. `lane` is what it must not overtake, or None."""
+    """Something to run. `lane` is what it must not overtake, or None.
+
+    It may have to wait, and need no thread for that: then its `run` sets `suspended` and returns,
+    its `begin_wait` is called and sees to it that `Engine.again` will be, and that has it `run`
+    again. It has its lane all the while.
+    """
 
     __slots__ = (
+        "_cancel",
         "_inbox",
         "_interrupted",
         "_shielded",
@@ -54,6 +64,7 @@ class Task:
         "lane",
         "lets_in",
         "source",
+        "suspended",
         "urgent",
     )
 
@@ -67,6 +78,9 @@ class Task:
         self.lets_in = True
         #: Whether it is in its lane already, though it was put aside.
         self.in_lane = False
+        #: Whether it waits without a thread, and `run` will be called again.
+        self.suspended = False
+        self._cancel: Callable[[], None] | None = None
         self._inbox: SimpleQueue[Any] | None = None
         self._interrupted = False
         self._shielded = False
@@ -74,6 +88,10 @@ class Task:
 
     def run(self) -> None:
         """Do it, all of it, without raising."""
+        raise NotImplementedError
+
+    def begin_wait(self) -> None:
+        """Begin what it waits for, after `run` has set `suspended`, without blocking or raising."""
         raise NotImplementedError
 
     def flush(self) -> None:
@@ -84,8 +102,13 @@ class Task:
 
     @property
     def is_running(self) -> bool:
-        """Whether it is inside `interruptible` now."""
-        return self._thread != 0
+        """Whether it is inside `interruptible` now, or suspended."""
+        return self._thread != 0 or self.suspended
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it is to stop."""
+        return self._interrupted
 
     @property
     def is_waiting(self) -> bool:
@@ -106,15 +129,28 @@ class Task:
         finally:
             self.close_window()
 
-    def interrupt(self) -> None:
-        """Stop it, or keep it from starting. Nothing happens if it is over already."""
+    def interrupt(self, *, again: bool = False) -> None:
+        """Stop it, or keep it from starting. Nothing happens if it is over already.
+
+        Only the first time has an effect, unless it is to be stopped `again`.
+        """
         with _lock:
-            if not self._interrupted:
-                self._interrupted = True
-                if self._inbox is not None:
-                    self._inbox.put(INTERRUPT)
-                elif self._thread and not self._shielded:
-                    _set_async_exc(self._thread, CallInterrupted)
+            if self._interrupted and not again:
+                return
+            self._interrupted = True
+            cancel = self._cancel
+            if self._inbox is not None:
+                self._inbox.put(INTERRUPT)
+            elif self._thread and not self._shielded:
+                _set_async_exc(self._thread, CallInterrupted)
+        if cancel is not None:
+            cancel()
+
+    def cancel_with(self, cancel: Callable[[], None] | None) -> bool:
+        """Have `cancel` called by an interrupt from here on; whether there was none before."""
+        with _lock:
+            self._cancel = cancel
+            return not self._interrupted
 
     def shield(self, inbox: SimpleQueue[Any] | None = None) -> Shield:
         """Let nothing be raised in this thread from here on; undone by `unshield`.

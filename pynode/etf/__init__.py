@@ -27,12 +27,14 @@ from __future__ import annotations
 IMPLEMENTATION: str
 
 try:
-    from pynode.etf._compiled import decode, decode_at, encode, encode_into
-
-    IMPLEMENTATION = "c"
+    from pynode.etf import _compiled
 except ImportError:
     from pynode.etf._pure import decode, decode_at, encode, encode_into
 
     IMPLEMENTATION = "python"
+else:
+    decode, decode_at = _compiled.decode, _compiled.decode_at
+    encode, encode_into = _compiled.encode, _compiled.encode_into
+    IMPLEMENTATION = "c"
 
 __all__ = ["IMPLEMENTATION", "decode", "decode_at", "encode", "encode_into"]

@@ -80,8 +80,9 @@ cdef enum:
     LARGE_BINARY = 65536
     #: Containers inside each other from which on the twin is asked: each takes of the stack.
     DEEP = 256
-    #: A power of two.
-    TABLE_SIZE = 4096
+    #: Entries of the tables, powers of two; see _pure_readers.
+    ATOMS = 4096
+    IDENTIFIERS = 512
 
 
 class _Unusual(Exception):
@@ -134,19 +135,21 @@ cdef struct Seen:
     PyObject *wire
     PyObject *value
 
-cdef Seen _atoms[TABLE_SIZE]
-cdef Seen _pids[TABLE_SIZE]
-cdef Seen _references[TABLE_SIZE]
+cdef Seen _atoms[ATOMS]
+cdef Seen _pids[IDENTIFIERS]
+cdef Seen _references[IDENTIFIERS]
 
 
-cdef inline Seen *_slot(Seen *table, const uint8_t *at, Py_ssize_t size) noexcept:
+cdef inline Seen *_slot(
+    Seen *table, uint32_t entries, const uint8_t *at, Py_ssize_t size
+) noexcept:
     """Return where these bytes have their place. The last of them tell most."""
     cdef uint32_t found = 2166136261U ^ <uint32_t>size
     cdef Py_ssize_t i = size - 12 if size > 12 else 0
     while i < size:
         found = (found ^ at[i]) * 16777619U
         i += 1
-    return &table[(found ^ found >> 15) & (TABLE_SIZE - 1)]
+    return &table[(found ^ found >> 15) & (entries - 1)]
 
 
 cdef inline bint _is(Seen *slot, const uint8_t *at, Py_ssize_t size) noexcept:
@@ -243,7 +246,7 @@ cdef object _read(
             raise _truncated(r.size)
         size = at[1]
         r.pos += 2 + size
-        slot = _slot(_atoms, at + 2, size)
+        slot = _slot(_atoms, ATOMS, at + 2, size)
         if _is(slot, at + 2, size):
             return <object>slot.value
         name = PyBytes_FromStringAndSize(<const char *>at + 2, size)
@@ -306,7 +309,7 @@ cdef object _read(
             raise _truncated(r.size)
         size = 9 + 4 * <Py_ssize_t>at[2] + at[4]
         if size <= left:
-            slot = _slot(_references, at, size)
+            slot = _slot(_references, IDENTIFIERS, at, size)
             if _is(slot, at, size):
                 r.pos += size
                 return <object>slot.value
@@ -320,7 +323,7 @@ cdef object _read(
             raise _truncated(r.size)
         size = 15 + <Py_ssize_t>at[2]
         if size <= left:
-            slot = _slot(_pids, at, size)
+            slot = _slot(_pids, IDENTIFIERS, at, size)
             if _is(slot, at, size):
                 r.pos += size
                 return <object>slot.value

@@ -41,8 +41,10 @@ from pynode.terms import Atom, BitString, ExternalFun, Fun, Pid, Port, Reference
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Entries that each cache may have before it is emptied.
+#: Entries that the cache of atoms may have before it is emptied, and those of pids and references:
+#: of these most are used by one call only, and more of them would be memory that comes and goes.
 CACHE_SIZE: Final = 4_096
+_IDENTIFIERS: Final = 512
 
 #: Atoms that are no Atom in Python.
 _RESERVED: Final = {b"nil": None, b"true": True, b"false": False}
@@ -93,8 +95,8 @@ def new_atom(name: bytes, pos: int) -> Any:
     return atom
 
 
-def _remember(cache: dict[bytes, Any], key: bytes, value: object) -> None:
-    if len(cache) >= CACHE_SIZE:
+def _remember(cache: dict[bytes, Any], key: bytes, value: object, size: int = CACHE_SIZE) -> None:
+    if len(cache) >= size:
         # Simple, and without a lock: what is in use comes back at once.
         cache.clear()
     cache[key] = value
@@ -138,7 +140,7 @@ def new_pid(data: bytes, pos: int) -> tuple[Pid, int]:
         return Pid(node, number, serial, creation), end
     wire = data[pos:end]
     pid = Pid(node, number, serial, creation, _wire=wire)
-    _remember(known_pids, wire, pid)
+    _remember(known_pids, wire, pid, _IDENTIFIERS)
     return pid, end
 
 
@@ -152,7 +154,7 @@ def new_reference(data: bytes, pos: int) -> tuple[Reference, int]:
         return Reference(node, words[0], words[1:]), end
     wire = data[pos:end]
     reference = Reference(node, words[0], words[1:], _wire=wire)
-    _remember(known_references, wire, reference)
+    _remember(known_references, wire, reference, _IDENTIFIERS)
     return reference, end
 
 

@@ -20,12 +20,11 @@ import logging
 import time
 import traceback
 from collections import deque
-from contextlib import suppress
 from queue import Empty, SimpleQueue
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
-from pynode import etf, gen
+from pynode import gen
 from pynode.dist.task import CallInterrupted, Task
 from pynode.errors import (
     CallTimeoutError,
@@ -242,7 +241,7 @@ class Server(Process):
 
     def _undecodable(self, connection: Connection, payload: bytes, error: DecodeError) -> None:
         """Drop a message; whoever has called and waits is told by the ``DOWN`` for its monitor."""
-        kind, sender = _envelope(payload)
+        kind, sender = gen.envelope(payload)
         if kind is None:
             raise error
         log.error("%r cannot take a message from %s: %s", self, connection.peer, error)
@@ -520,13 +519,3 @@ def _end_of(outcome: Any) -> tuple[Any, BaseException | None]:
         f"A handler has returned {short(outcome)}: it may return None, NoReply() or Stop()."
     )
     return (_BAD_RETURN_VALUE, inspect(outcome)), error
-
-
-def _envelope(payload: bytes) -> tuple[Any, Any]:
-    """Return the first two parts of a message, which is a tuple; None for what cannot be read."""
-    kind = sender = None
-    with suppress(DecodeError):
-        if payload[:1] == b"h":  # SMALL_TUPLE_EXT
-            kind, position = etf.decode_at(payload, 2)
-            sender, _ = etf.decode_at(payload, position)
-    return kind, sender

@@ -6,6 +6,7 @@ threads nor what a request looks like.
 
 from __future__ import annotations
 
+from pynode.objects.census import Census, Tally, size_of, type_names
 from pynode.objects.departed import (
     EVICTED,
     EXPIRED,
@@ -16,8 +17,9 @@ from pynode.objects.departed import (
     UNKNOWN,
 )
 from pynode.objects.registry import Counts, Registry
-from pynode.objects.session import Entry, Kind, Session
+from pynode.objects.session import ENTERED, Entry, Kind, Session
 from pynode.objects.settings import SessionSettings
+from pynode.objects.unwind import Unwinding
 
 __all__ = [
     # What users of this package work with.
@@ -26,7 +28,14 @@ __all__ = [
     "SessionSettings",
     "Entry",
     "Kind",
+    "ENTERED",
+    "Unwinding",
     "Counts",
+    # Looking at what there is.
+    "Census",
+    "Tally",
+    "size_of",
+    "type_names",
     # Why a ref or a session is gone.
     "RELEASED",
     "SESSION_RELEASED",

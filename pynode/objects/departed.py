@@ -37,8 +37,9 @@ _REF_REASONS = {
     RELEASED: "it was released, so make the object again and release it after its last use only",
     SESSION_RELEASED: "its session was released, so make the object again in a session that is "
     "released after the object's last use",
-    OWNER_DOWN: "the last owner of its session is gone, so make the object again, and let a "
-    "process that lives as long as the object is needed own the session",
+    OWNER_DOWN: "the last owner of its session is gone, or the connection to it was lost, so make "
+    "the object again, and let a process that lives as long as the object is needed own the "
+    "session",
     EXPIRED: "nobody used it for as long as its session's ttl_seconds, so make the object again, "
     "and open the session with a longer ttl_seconds or with 0",
     EVICTED: "its session was full and it was the least recently used, so make the object again, "
@@ -49,7 +50,10 @@ _REF_REASONS = {
 }
 _SESSION_REASONS = {
     SESSION_RELEASED: "was released, so open it again or use another one",
-    OWNER_DOWN: "ended with its last owner, so open it again with an owner that lives long enough",
+    OWNER_DOWN: "ended with its last owner, or when the connection to that was lost, so open it "
+    "again with an owner that lives long enough",
+    NODE_RESTARTED: "ended when the Python node was restarted, and its objects with it, so open it "
+    "again and make them again",
     UNKNOWN: "is not open on this node, or was before it restarted, so open it first or check its "
     "name",
 }

@@ -21,7 +21,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pynode import config
@@ -47,7 +46,7 @@ from pynode.objects.guard import Guard
 from pynode.objects.origin import Origin
 from pynode.objects.session import Entry, Kind, Session
 from pynode.objects.settings import SessionSettings
-from pynode.objects.unwind import unwind
+from pynode.objects.unwind import Dropping, Unwinding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -83,8 +82,9 @@ class Registry:
     `demonitor(Ref, [flush])`; see `owner_down`. That a node is there again is reported with
     `node_up`.
 
-    `defer` is given functions to be run soon, on another thread, in any order. They run
-    destructors and other code of the user's, and do not raise. `ended` is told about each session
+    `defer` is given functions to be run soon, on another thread, in any order: what is left to do
+    for objects of one session. They run destructors and other code of the user's, and do not
+    raise. `ended` is told about each session
     that has ended and why, before its objects are unwound, so that calls which run in it can be
     interrupted. Neither is called under the lock, and `defer` does not raise.
 
@@ -98,7 +98,7 @@ class Registry:
         new_reference: Callable[[], Reference],
         monitor: Callable[[Pid], None],
         demonitor: Callable[[Pid], None],
-        defer: Callable[[Callable[[], None]], None],
+        defer: Callable[[Unwinding], None],
         ended: Callable[[Session, str], None] | None = None,
         defaults: SessionSettings | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -170,7 +170,7 @@ class Registry:
         if session is None:
             with self._guard:
                 reason = self._departed.why_session(session_id)
-            if reason == UNKNOWN and opened_on not in (None, self._origin.example.creation):  # noqa: PLR6201
+            if reason == UNKNOWN and opened_on not in (None, self._origin.example.creation):
                 reason = NODE_RESTARTED
             raise session_not_found(session_id, reason)
         return session
@@ -182,11 +182,11 @@ class Registry:
         """
         with self._guard:
             session = self._sessions.get(session_id)
+            reason = UNKNOWN if session else self._departed.why_session(session_id)
             if session is not None:
                 self._join(session, owner)
         if session is None:
-            self.session(session_id)  # raises, unless it was opened just now
-            self.add_owner(session_id, owner)
+            raise session_not_found(session_id, reason)
 
     def remove_owner(self, session_id: str, owner: Pid) -> None:
         """Go on without this owner; a session whose last owner leaves is released.
@@ -311,7 +311,7 @@ class Registry:
                     self._entries[key] = entry
                     usage.append(entry)
                     session.used = entry.created
-        self._unwind_later(leaving)
+        self._unwind_later(session, leaving)
         if entry is not None:
             return entry
         if session.ended is not None:
@@ -364,17 +364,33 @@ class Registry:
         raised and none is released.
         """
         keys = [key for key in map(self._origin.key, references) if key is not None]
-        leaving: list[Entry] = []
+        leaving: dict[Session, list[Entry]] = {}
         with self._guard:
             stranger = None if session_id is None else self._first_elsewhere(keys, session_id)
             if stranger is None:
-                leaving += [self._take(key, RELEASED) for key in keys if key in self._entries]
+                leaving = self._take_all(keys, RELEASED)
         if stranger is not None and session_id is not None:
             key, home = stranger
             raise _mismatch(self._origin.reference(key), home, session_id)
-        count = len(leaving)
-        self._unwind_later(leaving)
+        count = sum(map(len, leaving.values()))
+        self._unwind_all_later(leaving)
         return count
+
+    def count_entered(self, entry: Entry, entering: tuple[str, int]) -> None:
+        """Note that an object was entered as a context manager, or exited: one of `ENTERED`.
+
+        One that has left meanwhile, and was unwound, is exited again.
+        """
+        attribute, change = entering
+        late = None
+        with self._guard:
+            if entry.key in self._entries:
+                setattr(entry, attribute, max(0, getattr(entry, attribute) + change))
+            elif change > 0:
+                late = Entry(entry.obj, entry.session, entry.key, entry.kind, entry.created)
+                setattr(late, attribute, 1)
+        if late is not None:
+            self._unwind_later(entry.session, [late])
 
     def discard(self, entries: Collection[Entry]) -> None:
         """Take back entries whose references nobody was given, as if they had not been added.
@@ -382,9 +398,8 @@ class Registry:
         The refs that were evicted to make room for them do not come back.
         """
         with self._guard:
-            keys = [entry.key for entry in entries if entry.key in self._entries]
-            leaving = [self._take(key, None) for key in keys]
-        self._unwind_later(leaving)
+            leaving = self._take_all([entry.key for entry in entries], None)
+        self._unwind_all_later(leaving)
 
     def expire(self) -> int:
         """Let go of what was not used for its session's ttl_seconds; return how many refs it was.
@@ -392,7 +407,7 @@ class Registry:
         Nothing expires in a session while it runs a call. Owners that were absent for a session's
         grace_seconds are gone for it.
         """
-        expired: list[list[Entry]] = []
+        expired: dict[Session, list[Entry]] = {}
         ended = []
         with self._guard:
             now = self._clock()
@@ -402,11 +417,10 @@ class Registry:
             for session in self._expiring:
                 if not session.running:
                     keys = session.overdue(now)
-                    expired.append([self._take(key, EXPIRED) for key in keys])
-        count = sum(map(len, expired))
+                    expired |= self._take_all(keys, EXPIRED)
+        count = sum(map(len, expired.values()))
         self._farewells(ended)
-        for leaving in expired:
-            self._unwind_later(leaving)
+        self._unwind_all_later(expired)
         return count
 
     def next_expiry(self) -> float | None:
@@ -446,8 +460,8 @@ class Registry:
         """Show all entries, or those of one session, to `look`: a few at a time, oldest first.
 
         `look` is called without the lock, and must not keep an entry. Those are shown that were
-        there at the start and still are. An object that leaves meanwhile is not dropped here, but
-        by a deferred function, as always.
+        there at the start and still are. What leaves meanwhile is not dropped here, but by a
+        deferred function, as always.
         """
         with self._guard:
             keys = list(self._entries) if session is None else session.keys()
@@ -459,10 +473,14 @@ class Registry:
                 look(shown)
             finally:
                 with self._guard:
-                    left = [entry for entry in shown if entry.key not in self._entries]
-                    shown.clear()
-                if left:
-                    self._defer(left.clear)
+                    left: dict[Session, list[Entry]] = {}
+                    while shown:
+                        if shown[-1].key in self._entries:
+                            shown.pop()
+                        else:
+                            left.setdefault(shown[-1].session, []).append(shown.pop())
+                for session_left, entries_left in left.items():
+                    self._defer(Dropping(session_left, entries_left))
 
     def owners(self) -> list[Pid]:
         """Return the owners of all sessions: the pids that are monitored, and the absent ones."""
@@ -496,12 +514,11 @@ class Registry:
     def _join(self, session: Session, owner: Pid) -> None:
         if owner in session.owners:
             return
-        sessions = self._owners.get(owner)
-        if sessions is None:
-            # First, because it may raise.
+        if owner not in self._owners or owner in self._absent:
+            # First, because it may raise. Who joins can be reached, so it is not absent any more.
             self._monitor(owner)
-            sessions = self._owners[owner] = {}
-        sessions[session] = None
+            self._absent.pop(owner, None)
+        self._owners.setdefault(owner, {})[session] = None
         session.owners[owner] = None
 
     def _part(self, session: Session, owner: Pid) -> None:
@@ -560,6 +577,14 @@ class Registry:
             self._departed.add_ref(key, session.id, reason)
         return entry
 
+    def _take_all(self, keys: Iterable[int], reason: str | None) -> dict[Session, list[Entry]]:
+        """Take those of these entries out that are there, and return them by session."""
+        taken: dict[Session, list[Entry]] = {}
+        for key in keys:
+            if key in self._entries:
+                taken.setdefault(self._entries[key].session, []).append(self._take(key, reason))
+        return taken
+
     def _use(self, entry: Entry) -> None:
         session = entry.session
         entry.used = session.used = self._clock()
@@ -604,11 +629,16 @@ class Registry:
             except Exception:  # noqa: BLE001
                 # The objects, and other sessions that ended with this one, still have to go.
                 _log.exception("The end of session %s was not taken notice of", session.id)
-        self._unwind_later(leaving)
+        self._unwind_later(session, leaving, last=True)
 
-    def _unwind_later(self, leaving: list[Entry]) -> None:
-        if leaving:
-            self._defer(partial(unwind, leaving))
+    def _unwind_later(self, session: Session, leaving: list[Entry], *, last: bool = False) -> None:
+        # A thread of its own is waiting to hear that it is over.
+        if leaving or (last and session.settings.own_thread):
+            self._defer(Unwinding(session, leaving, last=last))
+
+    def _unwind_all_later(self, leaving: dict[Session, list[Entry]]) -> None:
+        for session, entries in leaving.items():
+            self._unwind_later(session, entries)
 
     def _not_found(self, reference: Reference, key: int | None) -> RefNotFoundError:
         session_id = None

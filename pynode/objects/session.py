@@ -6,7 +6,7 @@ Anybody may read.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
@@ -16,6 +16,15 @@ if TYPE_CHECKING:
     from pynode.terms import Pid, Reference
 
 Kind = Literal["ref", "stream", "exception"]
+
+
+#: What these methods change in an entry, and by how much.
+ENTERED: Final = {
+    "__enter__": ("entered", 1),
+    "__exit__": ("entered", -1),
+    "__aenter__": ("entered_async", 1),
+    "__aexit__": ("entered_async", -1),
+}
 
 
 class Entry:
@@ -28,6 +37,7 @@ class Entry:
     __slots__ = (
         "created",
         "entered",
+        "entered_async",
         "key",
         "kind",
         "newer",
@@ -45,9 +55,11 @@ class Entry:
         #: Times of the registry's clock. No two entries of a registry have the same `created`.
         self.created = created
         self.used = created
-        #: How often the object was entered as a context manager and not exited yet. Whoever
-        #: enters and exits it counts here; what remains is exited when the entry leaves.
+        #: How often the object was entered as a context manager and not exited yet; what remains
+        #: is exited when the entry leaves.
         self.entered = 0
+        #: The same for asynchronous ones.
+        self.entered_async = 0
         #: The neighbours in a `Usage`.
         self.older: Entry | None = None
         self.newer: Entry | None = None
@@ -197,7 +209,9 @@ class Session:
 
     def keys(self) -> list[int]:
         """The keys of all entries, those that were made first at the front."""
-        created = {entry.key: entry.created for usage in (self.objects, self.exceptions) for entry in usage}
+        created = {
+            entry.key: entry.created for usage in (self.objects, self.exceptions) for entry in usage
+        }
         return sorted(created, key=created.__getitem__)
 
     def overdue(self, now: float) -> list[int]:

@@ -15,7 +15,7 @@ from pynode.testing.beam import BeamError, BeamNode, BeamProcess
 from pynode.testing.children import ChildExitedError, Lines
 from pynode.testing.epmd import Epmd
 from pynode.testing.netns import Network, why_no_network
-from pynode.testing.python_node import PynodeProcess
+from pynode.testing.python_node import PynodeProcess, run_pynode
 from pynode.testing.runtimes import Runtime, compile_module, find_runtimes
 from pynode.testing.waiting import wait_until
 
@@ -31,6 +31,7 @@ __all__ = [
     "Runtime",
     "compile_module",
     "find_runtimes",
+    "run_pynode",
     "wait_until",
     "why_no_network",
 ]

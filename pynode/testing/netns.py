@@ -1,4 +1,4 @@
-"""Two machines in one, and a cable between them that can be cut: network namespaces of Linux.
+"""Several machines in one, and cables between them that can be cut: network namespaces of Linux.
 
 ::
 
@@ -16,12 +16,13 @@ import os
 import shutil
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Final, Self
 
 from pynode.testing.children import Child, ChildExitedError
 
 _LINK: Final = "veth0"
+_SWITCH: Final = "switch"
 #: A hardware address that nobody has.
 _NOBODY: Final = "02:00:00:00:00:00"
 
@@ -39,7 +40,7 @@ def why_no_network() -> str | None:
 
 
 class Host:
-    """One of the machines. Its loopback interface is its own; `address` is how the other sees it.
+    """One of the machines. Its loopback interface is its own; `address` is how others see it.
 
     Raises ChildExitedError when the system does not allow a namespace.
     """
@@ -82,19 +83,29 @@ class Host:
 
 
 class Network:
-    """The hosts `one` and `other`, from construction until `close` or the end of a ``with``."""
+    """`count` hosts on one switch, from construction until `close` or the end of a ``with``.
 
-    def __init__(self) -> None:
+    `hosts` has them all; the first two are also called `one` and `other`.
+    """
+
+    def __init__(self, count: int = 2) -> None:
         with ExitStack() as stack:
-            self.one = Host("10.0.0.1")
-            stack.callback(self.one.close)
-            self.other = Host("10.0.0.2")
-            stack.callback(self.other.close)
-            far_end = ("peer", "name", _LINK, "netns", str(self.other.os_pid))
-            self.one.run("ip", "link", "add", _LINK, "type", "veth", *far_end)
-            for host in (self.one, self.other):
+            # The switch is a machine, too, with a cable to each of the others.
+            switch = stack.enter_context(closing(Host("")))
+            bridge = ("name", _SWITCH, "type", "bridge", "forward_delay", "0")
+            switch.run("ip", "link", "add", *bridge)
+            switch.run("ip", "link", "set", _SWITCH, "up")
+            self.hosts: list[Host] = []
+            for number in range(1, count + 1):
+                host = stack.enter_context(closing(Host(f"10.0.0.{number}")))
+                port = f"port{number}"
+                far_end = ("peer", "name", _LINK, "netns", str(host.os_pid))
+                switch.run("ip", "link", "add", port, "type", "veth", *far_end)
+                switch.run("ip", "link", "set", port, "master", _SWITCH, "up")
                 host.run("ip", "address", "add", f"{host.address}/24", "dev", _LINK)
                 host.run("ip", "link", "set", _LINK, "up")
+                self.hosts.append(host)
+            self.one, self.other = self.hosts[:2]
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -104,20 +115,24 @@ class Network:
         self.close()
 
     def close(self) -> None:
-        """Let go of both hosts."""
+        """Let go of all hosts."""
         self._stack.close()
 
-    def cut(self) -> None:
-        """Drop all packets between the hosts from now on.
+    def cut(self, one: Host | None = None, other: Host | None = None) -> None:
+        """Drop all packets between two hosts from now on, by default between the first two.
 
         Neither notices: connections stay open, and nothing is refused or unreachable, because
         the packets leave as ever, only for a hardware address that nobody has.
         """
-        for host, other in ((self.one, self.other), (self.other, self.one)):
-            neighbour = ("neighbour", "replace", other.address, "lladdr", _NOBODY)
+        for host, far in self._both_ways(one, other):
+            neighbour = ("neighbour", "replace", far.address, "lladdr", _NOBODY)
             host.run("ip", *neighbour, "dev", _LINK, "nud", "permanent")
 
-    def restore(self) -> None:
+    def restore(self, one: Host | None = None, other: Host | None = None) -> None:
         """Mend what `cut` has done."""
-        for host, other in ((self.one, self.other), (self.other, self.one)):
-            host.run("ip", "neighbour", "delete", other.address, "dev", _LINK)
+        for host, far in self._both_ways(one, other):
+            host.run("ip", "neighbour", "delete", far.address, "dev", _LINK)
+
+    def _both_ways(self, one: Host | None, other: Host | None) -> list[tuple[Host, Host]]:
+        one, other = one or self.one, other or self.other
+        return [(one, other), (other, one)]

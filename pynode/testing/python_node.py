@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import signal
+import subprocess
 import sys
 from typing import TYPE_CHECKING, Self
 
@@ -17,6 +18,32 @@ if TYPE_CHECKING:
 
 #: Seconds in which it has to start.
 _START_TIMEOUT = 30.0
+
+
+#: Seconds in which a command has to end.
+_RUN_TIMEOUT = 30.0
+
+
+def run_pynode(*args: str, **env: str) -> tuple[int, str, str]:
+    """Run the command ``pynode``; return its exit status and what it prints to both streams.
+
+    `env` is added to the environment, which configures nothing of ours otherwise.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "pynode", *args],
+        env=_environment() | env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=_RUN_TIMEOUT,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def _environment() -> dict[str, str]:
+    ours = ("PYNODE_", "SNAKEBRIDGE_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
 
 
 class PynodeProcess:
@@ -42,8 +69,7 @@ class PynodeProcess:
         name = name if name is not None else f"py{secrets.token_hex(5)}"
         self.name = name if "@" in name else f"{name}@127.0.0.1"
         self.cookie = cookie if cookie is not None else secrets.token_hex(10)
-        ours = ("PYNODE_", "SNAKEBRIDGE_")
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
+        environment = _environment()
         environment["PYNODE_COOKIE"] = self.cookie
         if isinstance(epmd, Epmd):
             epmd = epmd.port

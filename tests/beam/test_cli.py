@@ -14,26 +14,13 @@ import psutil
 import pytest
 
 from pynode.terms import Atom
-from pynode.testing import BeamError, ChildExitedError, Epmd, wait_until
+from pynode.testing import BeamError, ChildExitedError, Epmd, run_pynode, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from pynode.testing import BeamNode, PynodeProcess
-
-
-def run(*args: str, **env: str) -> tuple[int, str, str]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYNODE_")}
-    done = subprocess.run(
-        [sys.executable, "-m", "pynode", *args],
-        env=environment | env,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    return done.returncode, done.stdout, done.stderr
 
 
 @contextmanager
@@ -57,15 +44,15 @@ def served(
 
 
 def test_help_and_version() -> None:
-    assert run("--help")[0] == 0
-    code, out, _ = run("--version")
+    assert run_pynode("--help")[0] == 0
+    code, out, _ = run_pynode("--version")
     assert (code, out.split()[0]) == (0, "pynode,")
-    assert "PYNODE_COOKIE" in run("--help")[1]
+    assert "PYNODE_COOKIE" in run_pynode("--help")[1]
 
 
 def test_ping(module_pynode: PynodeProcess, any_beam: BeamNode, cookie: str) -> None:
-    assert run("ping", module_pynode.name, PYNODE_COOKIE=cookie)[:2] == (0, "pong\n")
-    assert run("ping", any_beam.name, PYNODE_COOKIE=cookie)[:2] == (0, "pong\n")
+    assert run_pynode("ping", module_pynode.name, PYNODE_COOKIE=cookie)[:2] == (0, "pong\n")
+    assert run_pynode("ping", any_beam.name, PYNODE_COOKIE=cookie)[:2] == (0, "pong\n")
 
 
 @pytest.mark.parametrize(
@@ -79,7 +66,7 @@ def test_ping(module_pynode: PynodeProcess, any_beam: BeamNode, cookie: str) -> 
 def test_ping_says_why_not(
     module_pynode: PynodeProcess, name: str | None, secret: str, words: str
 ) -> None:
-    code, out, err = run("ping", name or module_pynode.name, PYNODE_COOKIE=secret)
+    code, out, err = run_pynode("ping", name or module_pynode.name, PYNODE_COOKIE=secret)
     assert (code, out) == (1, "")
     (line,) = [line for line in err.splitlines() if line.startswith("pynode: ")]
     assert words in line
@@ -88,7 +75,7 @@ def test_ping_says_why_not(
 
 def test_call(module_pynode: PynodeProcess, cookie: str) -> None:
     def call(*args: str) -> tuple[int, str, str]:
-        return run("call", module_pynode.name, *args, PYNODE_COOKIE=cookie)
+        return run_pynode("call", module_pynode.name, *args, PYNODE_COOKIE=cookie)
 
     assert call("math", "sqrt", "16")[:2] == (0, "4.0\n")
     assert call("os", "path.join", "a", "b")[:2] == (0, "'a/b'\n")
@@ -102,10 +89,10 @@ def test_call(module_pynode: PynodeProcess, cookie: str) -> None:
 
 
 def test_names(module_pynode: PynodeProcess) -> None:
-    code, out, _ = run("names")
+    code, out, _ = run_pynode("names")
     assert code == 0
     assert module_pynode.name.partition("@")[0] in [line.split()[0] for line in out.splitlines()]
-    code, _, err = run("names", ERL_EPMD_PORT="1")
+    code, _, err = run_pynode("names", ERL_EPMD_PORT="1")
     assert code == 1
     assert len(err.splitlines()) == 1
 
@@ -124,7 +111,7 @@ def test_serve_says_why_not(
         (["--name", name, "--cookie-file", str(public)], {}, "chmod 400"),
         (["--name", name, "--listen", "1.2.3.4"], {"PYNODE_COOKIE": cookie}, "cannot listen"),
     ]:
-        code, out, err = run("serve", *args, **env)
+        code, out, err = run_pynode("serve", *args, **env)
         assert (code, out) == (1, ""), args
         assert len(err.splitlines()) == 1
         assert words in err
@@ -320,7 +307,7 @@ def test_setup(beam: BeamNode, start_pynode: Callable[..., PynodeProcess], tmp_p
 
 @pytest.mark.parametrize("setup", ["no_such_module:f", "math:nonsense", "math", ":f", ""])
 def test_a_setup_that_is_not_there(setup: str) -> None:
-    code, out, err = run(
+    code, out, err = run_pynode(
         *("serve", "--name", "nobody@127.0.0.1", "--setup", setup), PYNODE_COOKIE="c"
     )
     assert (code, out) == (2, "")

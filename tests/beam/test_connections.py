@@ -6,7 +6,6 @@ import contextlib
 import os
 import secrets
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -26,7 +25,7 @@ from pynode.protocol.channel import NEED_DATA as CHANNEL_NEEDS_DATA
 from pynode.protocol.channel import TICK, Channel, Message, Tick
 from pynode.protocol.flags import DEFAULT
 from pynode.protocol.handshake import NEED_DATA, Established, Handshake, StatusAlive
-from pynode.testing import Epmd, wait_until
+from pynode.testing import Epmd, run_pynode, wait_until
 from pynode.testing.children import Child
 
 if TYPE_CHECKING:
@@ -264,20 +263,6 @@ class Ghost:
         with contextlib.suppress(ConnectionResetError):
             while self.sock.recv(65536):
                 pass
-
-
-def run(*args: str, **env: str) -> tuple[int, str, str]:
-    """Run the command; return its status and what it prints to both streams."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYNODE_")}
-    done = subprocess.run(
-        [sys.executable, "-m", "pynode", *args],
-        env=environment | env,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    return done.returncode, done.stdout, done.stderr
 
 
 # --- making connections
@@ -925,9 +910,11 @@ def test_the_command_without_epmd(
         assert beam.eval(CALL, N=name, R=session) == "ok"
         wait_until(partial(is_together, other, name))
         for each in (python, beam):
-            assert run("ping", each.name, "--port", port, PYNODE_COOKIE=cookie)[1] == "pong\n"
+            assert (
+                run_pynode("ping", each.name, "--port", port, PYNODE_COOKIE=cookie)[1] == "pong\n"
+            )
         ask = ("call", python.name, "math", "sqrt", "16", "--port", port)
-        assert run(*ask, PYNODE_COOKIE=cookie)[:2] == (0, "4.0\n")
+        assert run_pynode(*ask, PYNODE_COOKIE=cookie)[:2] == (0, "4.0\n")
         assert not is_registered(python.name)
 
 
@@ -943,7 +930,7 @@ def test_the_command_without_epmd(
     ],
 )
 def test_options_that_make_no_sense(options: list[str], words: str) -> None:
-    code, out, err = run("serve", "--name", some_name(), *options, PYNODE_COOKIE="abc")
+    code, out, err = run_pynode("serve", "--name", some_name(), *options, PYNODE_COOKIE="abc")
     assert code != 0
     assert out == ""
     assert words in err

@@ -35,7 +35,7 @@ def test_the_python_example(elixir: BeamNode, cookie: str) -> None:
 def test_the_example_without_a_library(module_pynode: PynodeProcess, cookie: str) -> None:
     if shutil.which("elixir") is None:
         pytest.skip("no Elixir was found: `make setup` installs it where it can")
-    lines = block("iex>").replace("py@127.0.0.1", module_pynode.name).splitlines()
+    lines = block("iex> Node.connect").replace("py@127.0.0.1", module_pynode.name).splitlines()
     commands = [line.removeprefix("iex> ") for line in lines if line.startswith("iex> ")]
     program = "; ".join(f"IO.inspect({command})" for command in commands)
     done = subprocess.run(

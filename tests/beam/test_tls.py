@@ -19,7 +19,7 @@ import pytest
 import trustme
 
 from pynode import Atom, Node, NodeUnavailableError, Tls, TlsError
-from pynode.testing import BeamNode, PynodeProcess, Runtime, find_runtimes, wait_until
+from pynode.testing import BeamNode, PynodeProcess, Runtime, find_runtimes, run_pynode, wait_until
 from pynode.testing.children import Child
 
 if TYPE_CHECKING:
@@ -388,28 +388,15 @@ def test_a_wrong_cookie(
 # --- the command line
 
 
-def run(*args: str, **env: str) -> tuple[int, str, str]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYNODE_")}
-    done = subprocess.run(
-        [sys.executable, "-m", "pynode", *args],
-        env=environment | env,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    return done.returncode, done.stdout, done.stderr
-
-
 def test_ping_and_call(
     tls_beam: BeamNode, python: PynodeProcess, identity: Identity, cookie: str
 ) -> None:
     options = identity.options()
     for peer in (tls_beam.name, python.name):
-        assert run("ping", peer, *options, PYNODE_COOKIE=cookie)[:2] == (0, "pong\n")
+        assert run_pynode("ping", peer, *options, PYNODE_COOKIE=cookie)[:2] == (0, "pong\n")
     call = ["call", *options, python.name, "math", "sqrt", "16"]
-    assert run(*call, PYNODE_COOKIE=cookie)[:2] == (0, "4.0\n")
-    code, out, err = run("ping", python.name, PYNODE_COOKIE=cookie)
+    assert run_pynode(*call, PYNODE_COOKIE=cookie)[:2] == (0, "4.0\n")
+    code, out, err = run_pynode("ping", python.name, PYNODE_COOKIE=cookie)
     assert (code, out) == (1, "")
     assert "both use TLS or none" in err
 
@@ -429,21 +416,21 @@ def test_the_environment(python: PynodeProcess, identity: Identity, cookie: str)
         "PYNODE_TLS_KEY": str(encrypted),
         "PYNODE_TLS_AUTHORITIES": str(identity.tls.authorities),
     }
-    code, out, err = run("ping", python.name, **env)
+    code, out, err = run_pynode("ping", python.name, **env)
     assert (code, out) == (1, "")
     assert err == f"pynode: The key in {encrypted} needs its password.\n"
-    assert run("ping", python.name, PYNODE_TLS_PASSWORD="sesame", **env)[:2] == (0, "pong\n")
+    assert run_pynode("ping", python.name, PYNODE_TLS_PASSWORD="sesame", **env)[:2] == (0, "pong\n")
 
 
 def test_what_is_wrong_is_said_in_a_line(identity: Identity, tmp_path: Path, cookie: str) -> None:
     missing = str(tmp_path / "missing.pem")
     for command in (["serve", "--name", name()], ["ping", name()]):
         options = identity.options()
-        code, _, err = run(*command, *options[2:], PYNODE_COOKIE=cookie)
+        code, _, err = run_pynode(*command, *options[2:], PYNODE_COOKIE=cookie)
         assert code == 2
         assert "TLS takes both --tls-certificate and --tls-authorities." in err
         options[1] = missing
-        code, out, err = run(*command, *options, PYNODE_COOKIE=cookie)
+        code, out, err = run_pynode(*command, *options, PYNODE_COOKIE=cookie)
         assert (code, out) == (1, "")
         assert err.startswith(f"pynode: The TLS certificate file {missing} cannot be read")
         assert len(err.splitlines()) == 1

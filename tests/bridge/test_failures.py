@@ -8,8 +8,9 @@ from typing import NoReturn
 
 import pytest
 
-from pynode.bridge.failures import bridge_error, python_error, without_frames
+from pynode.bridge.failures import without_frames
 from pynode.errors import NodeUnavailableError, RefNotFoundError
+from pynode.exits import bridge_error, python_error
 from pynode.terms import Atom
 
 

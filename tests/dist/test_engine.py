@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pynode.dist.engine import Engine, Source
-from pynode.dist.task import CallInterrupted, Task
+from pynode.dist.task import AWAITED, CallInterrupted, Task
 from pynode.testing import wait_until
 
 if TYPE_CHECKING:
@@ -473,7 +473,7 @@ def test_a_lane_with_a_thread_of_its_own(engine: Engine, source: Queue) -> None:
     seen = threading.Event()
     source.items.put(Do(seen.set))
     assert seen.wait(PATIENCE)
-    engine.own_thread("lane")  # while it is busy
+    engine.own_thread("lane", "holder")  # while it is busy
     for _ in range(100):
         source.items.put(Do(note, "lane"))
         source.items.put(Do(note, "another lane"))
@@ -482,13 +482,13 @@ def test_a_lane_with_a_thread_of_its_own(engine: Engine, source: Queue) -> None:
     (own,) = set(got) - set(source.readers)
     assert got.count(own) == 100
     assert [task for task in engine.tasks("lane") if not task.is_running] == []
-    engine.end_own_thread("lane")
+    engine.end_own_thread("lane", "holder")
     source.items.put(Do(note, "lane"))
     assert threads.get(timeout=PATIENCE)
 
 
 def test_tasks_let_in_by_a_lane_with_its_own_thread(engine: Engine, source: Queue) -> None:
-    engine.own_thread("lane")
+    engine.own_thread("lane", "holder")
     inbox: SimpleQueue[str] = SimpleQueue()
     answers: SimpleQueue[tuple[str, int]] = SimpleQueue()
 
@@ -508,7 +508,7 @@ def test_tasks_let_in_by_a_lane_with_its_own_thread(engine: Engine, source: Queu
     assert got[0][0] == "nested"
     assert {name for name, _ in got} == {"nested", "answer", "after"}
     assert len({thread for _, thread in got}) == 1
-    engine.end_own_thread("lane")
+    engine.end_own_thread("lane", "holder")
 
 
 @pytest.fixture
@@ -594,3 +594,132 @@ def test_what_a_source_leaves_behind_when_it_ends_still_runs(engine: Engine) -> 
     source.items.put(None)
     assert ran.wait(PATIENCE)
     wait_until(lambda: not engine._lanes)
+
+
+class Suspending(Do):
+    """Waits without a thread in between its two runs."""
+
+    def __init__(self, function: Callable[[], Any], lane: Hashable | None = None) -> None:
+        super().__init__(function, lane)
+        self.waits = threading.Event()
+        self.runs: list[int] = []
+
+    def run(self) -> None:
+        self.suspended = not self.suspended
+        self.runs.append(threading.get_ident())
+        if not self.suspended:
+            self.function()
+
+    def begin_wait(self) -> None:
+        self.waits.set()
+
+
+@pytest.mark.parametrize("own_thread", [False, True])
+def test_a_suspended_task_has_its_lane_and_no_thread(
+    engine: Engine, source: Queue, *, own_thread: bool
+) -> None:
+    if own_thread:
+        engine.own_thread("lane", "holder")
+    ran: SimpleQueue[str] = SimpleQueue()
+    task = Suspending(lambda: ran.put("suspended"), "lane")
+    source.items.put(task)
+    source.items.put(Do(lambda: ran.put("next"), "lane"))
+    assert task.waits.wait(PATIENCE)
+    assert task.is_running
+    elsewhere = threading.Event()
+    source.items.put(Do(elsewhere.set, "another lane"))
+    assert elsewhere.wait(PATIENCE)
+    assert ran.empty()
+    engine.again(task)
+    assert [ran.get(timeout=PATIENCE) for _ in range(2)] == ["suspended", "next"]
+    assert (len(set(task.runs)) == 1) >= own_thread
+    engine.end_own_thread("lane", "holder")
+    wait_until(lambda: not engine._lanes)
+
+
+@pytest.mark.parametrize("own_thread", [False, True])
+def test_a_suspended_task_that_asks_lets_others_in_one_at_a_time(
+    engine: Engine, source: Queue, *, own_thread: bool
+) -> None:
+    if own_thread:
+        engine.own_thread("lane", "holder")
+    ran: SimpleQueue[str] = SimpleQueue()
+    release, started = threading.Event(), threading.Event()
+
+    def first() -> None:
+        started.set()
+        release.wait(PATIENCE)
+        ran.put("first")
+
+    task = Suspending(lambda: ran.put("suspended"), "lane")
+    source.items.put(task)
+    assert task.waits.wait(PATIENCE)
+    source.items.put(Do(first, "lane"))
+    AWAITED.set(task)
+    with engine.letting_in():
+        assert started.wait(PATIENCE)
+        source.items.put(Do(lambda: ran.put("second"), "lane"))
+        assert ran.empty()
+        release.set()
+        assert [ran.get(timeout=PATIENCE) for _ in range(2)] == ["first", "second"]
+    AWAITED.set(None)
+    source.items.put(Do(lambda: ran.put("after"), "lane"))
+    engine.again(task)
+    assert [ran.get(timeout=PATIENCE) for _ in range(2)] == ["suspended", "after"]
+    engine.end_own_thread("lane", "holder")
+    wait_until(lambda: not engine._lanes)
+
+
+def test_a_suspended_task_of_a_congested_source_waits(engine: Engine, source: Queue) -> None:
+    ran = threading.Event()
+    task = Suspending(ran.set, "lane")
+    task.source = source
+    source.items.put(task)
+    assert task.waits.wait(PATIENCE)
+    source.congested = True
+    engine.again(task)
+    wait_until(lambda: list(source.aside) == [task])
+    assert not ran.is_set()
+    source.congested = False
+    engine.resume(source)
+    assert ran.wait(PATIENCE)
+    wait_until(lambda: not engine._lanes)
+
+
+def test_an_own_thread_ends_with_the_last_who_holds_it(engine: Engine) -> None:
+    ran: SimpleQueue[int] = SimpleQueue()
+
+    def note() -> None:
+        ran.put(threading.get_ident())
+
+    for holder in ("one", "two"):
+        engine.own_thread("lane", holder)
+    engine.end_own_thread("lane", "one")
+    assert engine.submit_to_own_thread("lane", note)
+    assert ran.get(timeout=PATIENCE)
+    assert engine.submit_to_own_thread("lane", note)
+    engine.end_own_thread("lane", "two")
+    assert ran.get(timeout=PATIENCE)
+    wait_until(lambda: not engine._lanes)
+    assert not engine.submit_to_own_thread("lane", note)
+
+
+def test_a_task_that_goes_on_is_interrupted_again(source: Queue) -> None:
+    caught: SimpleQueue[int] = SimpleQueue()
+
+    def stubborn() -> int:
+        for number in range(3):
+            try:
+                caught.put(number)
+                while True:
+                    pass
+            except CallInterrupted:
+                pass
+        return 3
+
+    task = Interruptible(stubborn)
+    source.items.put(task)
+    for number in range(3):
+        assert caught.get(timeout=PATIENCE) == number
+        task.interrupt(again=number > 0)
+    assert task.outcome.get(timeout=PATIENCE) == 3

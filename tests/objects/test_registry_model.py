@@ -112,17 +112,28 @@ class Lifecycle(RuleBasedStateMachine):
 
     def pid(self, number: int) -> Pid:
         node = "one@host" if number < 2 else "two@host"
-        return self.world.pid(number, node, self.creations[node])
+        pid: Pid = self.world.pid(number, node, self.creations[node])
+        return pid
 
     def owners(self) -> set[Pid]:
         return {owner for session in self.sessions for owner in session.owners}
 
-    def part(self, session: Session, owner: Pid) -> None:
+    def join(self, session: Session, owner: Pid) -> None:
+        """Who joins can be reached."""
+        if owner in session.owners:
+            return
+        session.owners.append(owner)
+        if self.absent.pop(owner, None) is not None and owner in self.dead:
+            self.dead.remove(owner)
+            self.world.down(owner)  # noproc
+            self.part_with_all(owner)
+
+    def part(self, session: Session, owner: Pid, reason: str = "owner_down") -> None:
         session.owners.remove(owner)
         if self.implicit.get(owner) == session.name:
             del self.implicit[owner]
         if not session.owners:
-            self.end(session, "owner_down")
+            self.end(session, reason)
         self.forget_the_absent()
 
     def part_with_all(self, owner: Pid) -> None:
@@ -180,11 +191,11 @@ class Lifecycle(RuleBasedStateMachine):
         owner = self.pid(number)
         opened = self.registry.open_session(name, owner, chosen)
         session = self.find(name)
-        if session is None:
-            self.sessions.append(Session(name, chosen, [owner]))
-        elif owner not in session.owners:
-            session.owners.append(owner)
         assert opened.id == name
+        if session is None:
+            session = Session(name, chosen, [])
+            self.sessions.append(session)
+        self.join(session, owner)
 
     @rule(number=NUMBERS)
     def open_implicit(self, number: int) -> None:
@@ -196,7 +207,8 @@ class Lifecycle(RuleBasedStateMachine):
             assert self.find(opened.id) is None
             assert opened.id not in dict(self.ended)
             self.implicit[owner] = opened.id
-            self.sessions.append(Session(opened.id, self.registry.defaults, [owner]))
+            self.sessions.append(Session(opened.id, self.registry.defaults, []))
+            self.join(self.sessions[-1], owner)
 
     @precondition(lambda self: self.sessions)
     @rule(
@@ -305,9 +317,28 @@ class Lifecycle(RuleBasedStateMachine):
             return
         self.registry.give_session(name, old, new)
         if old != new:
-            if new not in session.owners:
-                session.owners.append(new)
-            self.part(session, old)
+            session.owners.remove(old)
+            if self.implicit.get(old) == name:
+                del self.implicit[old]
+            self.forget_the_absent()
+            self.join(session, new)
+
+    @rule(name=NAMES, number=NUMBERS)
+    def add_an_owner(self, name: str, number: int) -> None:
+        session = self.find(name)
+        if session is None:
+            with pytest.raises(SessionNotFoundError):
+                self.registry.add_owner(name, self.pid(number))
+        else:
+            self.registry.add_owner(name, self.pid(number))
+            self.join(session, self.pid(number))
+
+    @rule(name=NAMES, number=NUMBERS)
+    def remove_an_owner(self, name: str, number: int) -> None:
+        session, owner = self.find(name), self.pid(number)
+        self.registry.remove_owner(name, owner)
+        if session is not None and owner in session.owners:
+            self.part(session, owner, "session_released")
 
     @rule(number=NUMBERS)
     def die(self, number: int) -> None:

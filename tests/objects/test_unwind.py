@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 from contextlib import contextmanager
@@ -163,3 +164,33 @@ def test_asynchronous_things_are_only_dropped(caplog: pytest.LogCaptureFixture) 
 
     unwind(entries_of(numbers()))
     assert not caplog.records
+
+
+def test_asynchronous_things_are_unwound_where_there_is_an_event_loop(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    log: list[str] = []
+
+    class Asynchronous(Recorder):
+        async def __aenter__(self) -> Self:
+            return self
+
+        async def __aexit__(self, kind: object, reason: object, trace: object) -> None:
+            self.__exit__(kind, reason, trace)
+            raise ValueError("on purpose")
+
+    async def numbers() -> Any:
+        try:
+            yield 1
+        finally:
+            log.append("close b")
+
+    generator = numbers()
+    with asyncio.Runner() as runner:
+        assert runner.run(anext(generator)) == 1
+        entries = entries_of(Recorder("a", log), generator, Asynchronous("c", log))
+        del generator
+        entries[0].entered = entries[2].entered_async = 1
+        unwind(entries, runner.run)
+    assert log == ["exit c", "del c", "close b", "exit a", "del a"]
+    assert len(caplog.records) == 1

@@ -1,20 +1,16 @@
-"""Two hosts, and the cable between them."""
+"""Hosts, and the cables between them."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
-from pynode.testing import children, why_no_network
+from pynode.testing import Network, children, why_no_network
 from pynode.testing.children import Child
-
-if TYPE_CHECKING:
-    from pynode.testing import Network
 
 ECHO = """
 import socket
@@ -67,6 +63,41 @@ def test_cutting_and_restoring(network: Network) -> None:
         assert echo.wait(10) == 0
 
 
+#: Says of each host whether a connection to it is refused, which takes a host, or nothing happens.
+KNOCK = """
+import socket, sys
+for address in sys.argv[1:]:
+    with socket.socket() as sock:
+        sock.settimeout(0.3)
+        try:
+            sock.connect((address, 5000))
+        except OSError as error:
+            print(type(error).__name__)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("network")  # It skips where there can be none.
+def test_a_cut_is_between_two_hosts_alone() -> None:
+    with Network(4) as network:
+        addresses = [host.address for host in network.hosts]
+
+        def reached() -> list[set[int]]:
+            """The hosts that each host reaches."""
+            answers = [
+                host.run(sys.executable, "-c", KNOCK, *addresses).split() for host in network.hosts
+            ]
+            there = "ConnectionRefusedError"
+            return [{n for n, answer in enumerate(of) if answer == there} for of in answers]
+
+        everyone = {0, 1, 2, 3}
+        assert reached() == [everyone] * 4
+        network.cut(network.hosts[1], network.hosts[3])
+        assert reached() == [everyone, {0, 1, 2}, everyone, {0, 2, 3}]
+        network.restore(network.hosts[3], network.hosts[1])
+        assert reached() == [everyone] * 4
+
+
 def test_hosts_are_apart(network: Network) -> None:
     assert network.one.address in network.one.run("ip", "address")
     assert network.other.address not in network.one.run("ip", "address")
@@ -77,7 +108,7 @@ def test_hosts_are_apart(network: Network) -> None:
 
 
 def test_nothing_is_left_of_them(network: Network) -> None:
-    pids = [network.one.os_pid, network.other.os_pid]
+    pids = [host.os_pid for host in network.hosts]
     assert all(map(psutil.pid_exists, pids))
     network.close()
     network.close()
