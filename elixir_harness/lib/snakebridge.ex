@@ -39,7 +39,8 @@ defmodule SnakeBridge do
 
     * `:kwargs` - keyword arguments, a map or a keyword list
     * `:timeout` - milliseconds or `:infinity`; the default is the configuration's
-    * `:session_id` - run under this session rather than that of the context or of the process
+    * `:session_id` - run under this session rather than that of the context or of the process. A
+      name that never was one is opened by its first object, with this process as the owner
     * `:node` - the Python node; refs are always asked on their own
 
   ## Order
@@ -63,6 +64,7 @@ defmodule SnakeBridge do
   | `SNAKEBRIDGE_PYTHON` | | the interpreter to start |
   | `SNAKEBRIDGE_REF_TTL_SECONDS` | `0` | seconds after which an unused ref expires; 0 is never |
   | `SNAKEBRIDGE_REF_MAX` | `10000` | refs that one session may hold |
+  | `SNAKEBRIDGE_GRACE_SECONDS` | `0` | seconds for which an owner counts as alive when its node is lost |
 
   With `:python`, a VM that is no node yet is made one, on the loopback interface and with a random
   cookie. To reach a node elsewhere, start the VM with `--sname`, or

@@ -5,6 +5,7 @@ defmodule SnakeBridgeTest do
 
   doctest SnakeBridge
   doctest SnakeBridge.SessionContext
+  doctest SnakeBridge.SessionManager
   doctest SnakeBridge.Types
   doctest SnakeBridge.ErrorTranslator
 

@@ -9,6 +9,7 @@ defmodule SnakeBridge.Config do
   @shutdown 10_000
   @max_refs 10_000
   @ttl_seconds 0
+  @grace_seconds 0
 
   @default_node {__MODULE__, :default_node}
 
@@ -53,6 +54,10 @@ defmodule SnakeBridge.Config do
   @doc "Seconds after which an unused ref expires; 0 is never."
   @spec ttl_seconds() :: non_neg_integer()
   def ttl_seconds, do: from_environment("SNAKEBRIDGE_REF_TTL_SECONDS", @ttl_seconds)
+
+  @doc "Seconds for which an owner counts as alive when its node is lost; 0 is not at all."
+  @spec grace_seconds() :: non_neg_integer()
+  def grace_seconds, do: from_environment("SNAKEBRIDGE_GRACE_SECONDS", @grace_seconds)
 
   @doc "Options of the Python node that the application starts, or nil if it is to start none."
   @spec python() :: keyword() | nil

@@ -92,7 +92,7 @@ defmodule SnakeBridge.ErrorTranslator do
 
       node in Node.list(:connected) ->
         "The connection to #{node} was lost while the call ran: it is back, " <>
-          "but the objects of the lost connection are gone, so start over."
+          "but sessions of this VM without grace_seconds have ended, so start over."
 
       Distribution.registered?(node) ->
         "There is no connection to #{node}, although its host knows the name: check that it has " <>

@@ -6,7 +6,8 @@ defmodule SnakeBridge.RefNotFoundError do
 
     * `:released` - somebody released it
     * `:session_released` - its session was released
-    * `:owner_down` - the last process that owned its session has exited
+    * `:owner_down` - the last process that owned its session has exited, or the connection to its
+      node was lost
     * `:expired` - its session has a `ttl_seconds`, and nobody used the ref for that long
     * `:evicted` - its session was full, and it was the least recently used
     * `:node_restarted` - the Python node that held it has been restarted since
@@ -43,7 +44,10 @@ end
 
 defmodule SnakeBridge.SessionNotFoundError do
   @moduledoc """
-  The session has ended, or never was. `reason` is one of `t:SnakeBridge.RefNotFoundError.reason/0`.
+  The session has ended, or never was.
+
+  `reason` is `:session_released`, `:owner_down`, `:node_restarted` or `:unknown`, and means what it
+  means for a `SnakeBridge.RefNotFoundError`.
   """
 
   @type t :: %__MODULE__{
@@ -83,8 +87,8 @@ defmodule SnakeBridge.SessionMismatchError do
   def message(%{message: message}) when is_binary(message), do: message
 
   def message(error) do
-    "The ref belongs to session #{inspect(error.expected_session)} and was used under " <>
-      "#{inspect(error.actual_session)}: use it under its own session or without naming one."
+    "The ref belongs to session #{error.expected_session} and was used under session " <>
+      "#{error.actual_session}: use it under its own session or without naming one."
   end
 end
 

@@ -5,6 +5,12 @@ defmodule SnakeBridge.Options do
 
   @longest_timeout 4_294_967_295
 
+  @doc "The settings that a session is opened with."
+  @spec settings() :: [atom()]
+  def settings do
+    [:max_refs, :ttl_seconds, :grace_seconds, :tags, :on_full, :cancel_on_timeout, :own_thread]
+  end
+
   @doc "Raises ArgumentError unless `options` is a keyword list of `known` ones with fitting values."
   @spec check!(keyword(), [atom()], String.t()) :: :ok
   def check!(options, known, owner \\ "a call")

@@ -386,7 +386,8 @@ defmodule SnakeBridge.PythonNode do
         Node.monitor(state.node, true)
 
         Logger.warning(
-          "The connection to #{state.node} was lost and is back; its objects are gone."
+          "The connection to #{state.node} was lost and is back; " <>
+            "sessions of this VM without grace_seconds have ended."
         )
 
         {:noreply, state}

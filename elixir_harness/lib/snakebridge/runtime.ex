@@ -13,7 +13,6 @@ defmodule SnakeBridge.Runtime do
     InvalidRefError,
     Options,
     Ref,
-    RefNotFoundError,
     SessionContext,
     StreamRef,
     Telemetry
@@ -137,17 +136,9 @@ defmodule SnakeBridge.Runtime do
     with {:ok, node} <- target(opts), do: send_request(node, request, opts)
   end
 
-  # A ref is asked where it lives. One that Python does not know any more still names its session.
+  # A ref is asked where it lives.
   defp ask(ref, opts, request) do
-    with {:ok, node} <- home(ref) do
-      case send_request(node, request.(scope(node, opts)), opts) do
-        {:error, %RefNotFoundError{session_id: nil, ref_id: id} = error} when id == ref.id ->
-          {:error, %{error | session_id: ref.session_id}}
-
-        answer ->
-          answer
-      end
-    end
+    with {:ok, node} <- home(ref), do: send_request(node, request.(scope(node, opts)), opts)
   end
 
   defp send_request(node, request, opts) do
@@ -189,10 +180,17 @@ defmodule SnakeBridge.Runtime do
   # The session that is asked for. One of a context was opened, and is not to be opened again if it
   # has ended; and a context says nothing to calls to another node than its own.
   defp scope(node, opts) do
-    case {opts[:session_id], SessionContext.current()} do
-      {nil, %{node: ^node, session_id: id}} -> %{session_id: id, must_exist: true}
-      {nil, _none_or_elsewhere} -> %{}
-      {id, _context} -> %{session_id: id}
+    id = opts[:session_id]
+
+    case SessionContext.current() do
+      %{node: ^node, session_id: own} = context when id in [nil, own] ->
+        %{session_id: own, must_exist: true, opened_on: context.opened_on}
+
+      _none_or_elsewhere when id == nil ->
+        %{}
+
+      _another ->
+        %{session_id: id}
     end
   end
 

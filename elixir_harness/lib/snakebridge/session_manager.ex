@@ -5,6 +5,19 @@ defmodule SnakeBridge.SessionManager do
   There is no process and no table behind this module. The Python node knows its sessions and
   monitors their owners itself, on whatever node they run; each function is one request to it.
 
+      iex> alias SnakeBridge.SessionManager
+      iex> SessionManager.register_session("shared", self(), tags: %{"job" => 7})
+      :ok
+      iex> ref = SnakeBridge.call!("collections", "Counter", ["aab"], session_id: "shared")
+      iex> {:ok, session} = SessionManager.session("shared")
+      iex> {session.owners == [self()], session.refs, session.tags}
+      {true, 1, %{"job" => 7}}
+      iex> SessionManager.release_session("shared")
+      :ok
+      iex> {:error, error} = SnakeBridge.method(ref, "total")
+      iex> error.reason
+      :session_released
+
   Functions take `:node` (default: the configured one) and `:timeout`. A session's id means
   something on one Python node only.
   """
@@ -17,12 +30,11 @@ defmodule SnakeBridge.SessionManager do
   @type setting ::
           {:max_refs, non_neg_integer()}
           | {:ttl_seconds, non_neg_integer()}
+          | {:grace_seconds, non_neg_integer()}
           | {:tags, map()}
           | {:on_full, :evict | :error}
           | {:cancel_on_timeout, boolean()}
           | {:own_thread, boolean()}
-
-  @settings [:max_refs, :ttl_seconds, :tags, :on_full, :cancel_on_timeout, :own_thread]
 
   @doc """
   Opens a session that lives as long as `owner_pid` does.
@@ -31,15 +43,15 @@ defmodule SnakeBridge.SessionManager do
   last of them has exited, with the settings that it was opened with. An owner that is dead already
   ends the session at once.
 
-  Settings are `:max_refs`, `:ttl_seconds`, `:tags`, `:on_full`, `:cancel_on_timeout` and
-  `:own_thread`, explained in `SnakeBridge.SessionContext`.
+  Settings are `:max_refs`, `:ttl_seconds`, `:grace_seconds`, `:tags`, `:on_full`,
+  `:cancel_on_timeout` and `:own_thread`, explained in `SnakeBridge.SessionContext`.
   """
   @spec register_session(session_id(), pid(), [option() | setting()]) ::
           :ok | {:error, Exception.t()}
   def register_session(session_id, owner_pid, opts \\ [])
       when is_binary(session_id) and is_pid(owner_pid) do
-    Options.check!(opts, [:node, :timeout | @settings], "a session")
-    {settings, opts} = Keyword.split(opts, @settings)
+    Options.check!(opts, [:node, :timeout | Options.settings()], "a session")
+    {settings, opts} = Keyword.split(opts, Options.settings())
     # The first of several counts.
     settings = settings |> Enum.reverse() |> Map.new()
     request({:open_session, session_id, owner_pid, settings}, opts)
@@ -108,8 +120,36 @@ defmodule SnakeBridge.SessionManager do
   end
 
   @doc """
+  Makes `pid` one more owner of a session that is there, also of another process' implicit one: it
+  then lives until the last of them has exited.
+
+      iex> id = SnakeBridge.call!("collections", "Counter").session_id
+      iex> SnakeBridge.SessionManager.add_owner(id, Process.whereis(:init))
+      :ok
+      iex> SnakeBridge.SessionManager.remove_owner(id, Process.whereis(:init))
+      :ok
+  """
+  @spec add_owner(session_id(), pid(), [option()]) :: :ok | {:error, Exception.t()}
+  def add_owner(session_id, pid, opts \\ []) when is_binary(session_id) and is_pid(pid) do
+    request({:add_owner, session_id, pid}, opts)
+  end
+
+  @doc """
+  Makes `pid` no owner any more, while it lives on. The session is released if it was the last one.
+
+  It is no error if `pid` does not own such a session.
+  """
+  @spec remove_owner(session_id(), pid(), [option()]) :: :ok | {:error, Exception.t()}
+  def remove_owner(session_id, pid, opts \\ []) when is_binary(session_id) and is_pid(pid) do
+    request({:remove_owner, session_id, pid}, opts)
+  end
+
+  @doc """
   Makes `to` the owner of the session in the place of this process, as `:ets.give_away/3` does for
   a table. With the option `:from`, in the place of that process.
+
+  If that one is no owner, the error is a `SnakeBridge.InvalidRequestError` with the reason
+  `:not_owner`.
   """
   @spec give_away(session_id(), pid(), [option() | {:from, pid()}]) ::
           :ok | {:error, Exception.t()}
@@ -122,8 +162,9 @@ defmodule SnakeBridge.SessionManager do
   @doc """
   Describes a session, which is named by its id or, for an implicit one, by its owner.
 
-  `{:ok, map}` with `id`, `owners`, `refs` (how many), `created_at`, `last_used` (Unix seconds),
-  `ttl_seconds`, `max_refs`, `on_full`, `tags` and `running` (how many calls run in it).
+  `{:ok, map}` with `id`, `owners`, `absent` (those of the owners whose node is lost), `refs` (how
+  many), `created_at`, `last_used` (Unix seconds), `ttl_seconds`, `grace_seconds`, `max_refs`,
+  `on_full`, `tags`, `running` (how many calls run in it) and `calls` (how many have begun in it).
   """
   @spec session(session_id() | pid(), [option()]) :: {:ok, map()} | {:error, Exception.t()}
   def session(session_id, opts \\ []), do: request({:session, session_id}, opts)
@@ -132,13 +173,14 @@ defmodule SnakeBridge.SessionManager do
   @spec sessions([option()]) :: {:ok, %{session_id() => map()}} | {:error, Exception.t()}
   def sessions(opts \\ []), do: request(:sessions, opts)
 
-  @doc "Describes a session's refs: `{:ok, [%{ref:, type_name:, created_at:, last_used:}]}`."
+  @doc "Describes a session's refs: `{:ok, [%{ref:, type_name:, created_at:, last_used:, bytes:}]}`."
   @spec refs(session_id() | pid(), [option()]) :: {:ok, [map()]} | {:error, Exception.t()}
   def refs(session_id, opts \\ []), do: request({:refs, session_id}, opts)
 
   @doc """
-  Describes the Python node: `{:ok, map}` with `node`, `creation`, `uptime` (seconds), `sessions`,
-  `refs`, `running_calls` (how many of each), `version` and `python`.
+  Describes the Python node: `{:ok, map}` with `node`, `creation`, `uptime` (seconds), `time` (Unix
+  seconds), `sessions`, `refs`, `owners`, `running_calls` (how many of each), `calls` (how many have
+  begun), `memory` (bytes, or nil), `version` and `python`.
   """
   @spec info([option()]) :: {:ok, map()} | {:error, Exception.t()}
   def info(opts \\ []), do: request(:info, opts)

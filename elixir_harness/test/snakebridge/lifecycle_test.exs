@@ -2,7 +2,7 @@ defmodule SnakeBridge.LifecycleTest do
   # Who frees the objects: what happens when owners die, at whatever moment.
   use SnakeBridge.Case
 
-  alias SnakeBridge.{RefNotFoundError, SessionManager, SessionNotFoundError}
+  alias SnakeBridge.{SessionManager, SessionNotFoundError}
 
   defp counter, do: SnakeBridge.call!("collections", "Counter")
 
@@ -69,10 +69,12 @@ defmodule SnakeBridge.LifecycleTest do
           SnakeBridge.current_session()
         end)
 
+      test = self()
+
       caller =
         spawn(fn ->
           ref = counter()
-          send(:harness_test, {:ref, ref})
+          send(test, {:ref, ref})
           SnakeBridge.call("harness_fixture", "spin", [], timeout: :infinity)
         end)
 
@@ -145,18 +147,7 @@ defmodule SnakeBridge.LifecycleTest do
 
   describe "owners on another BEAM node" do
     setup do
-      {:ok, peer, node} =
-        :peer.start_link(%{
-          name: String.to_charlist("peer#{System.unique_integer([:positive])}_#{System.pid()}"),
-          host: ~c"127.0.0.1",
-          longnames: true,
-          connection: :standard_io,
-          args: [~c"-pa" | :code.get_path()]
-        })
-
-      :peer.call(peer, :erlang, :set_cookie, [Node.get_cookie()])
-      true = Node.connect(node)
-      {:ok, _} = :peer.call(peer, :application, :ensure_all_started, [:elixir])
+      {peer, node} = start_peer()
       %{peer: peer, node: node}
     end
 
@@ -185,6 +176,23 @@ defmodule SnakeBridge.LifecycleTest do
       refute SessionManager.session_exists?(id)
     end
 
+    test "are gone when their VM is killed", context do
+      id = unique("remote")
+      remote = Node.spawn(context.node, :timer, :sleep, [:infinity])
+      :ok = SessionManager.register_session(id, remote)
+      call = fn -> SnakeBridge.call("harness_fixture", "spin", [], session_id: id) end
+      running = Task.async(call)
+      eventually(fn -> running(id) == 1 end)
+
+      os_pid = :peer.call(context.peer, :os, :getpid, [])
+      Process.unlink(context.peer)
+      kill_os_process(os_pid)
+
+      # A call that runs for whoever lives on ends with it.
+      assert {:error, %SessionNotFoundError{reason: :owner_down}} = Task.await(running)
+      refute SessionManager.session_exists?(id)
+    end
+
     test "may be killed there", context do
       id = unique("remote")
       remote = Node.spawn(context.node, :timer, :sleep, [:infinity])
@@ -202,39 +210,6 @@ defmodule SnakeBridge.LifecycleTest do
     end
   end
 
-  describe "a ref that is gone says why" do
-    test "released" do
-      ref = counter()
-      id = ref.id
-      session = ref.session_id
-      assert SnakeBridge.release_ref(ref) == {:ok, 1}
-
-      assert {:error, %RefNotFoundError{ref_id: ^id, session_id: ^session, reason: :released} = e} =
-               SnakeBridge.method(ref, "total")
-
-      assert Exception.message(e) =~ "released"
-      assert {:error, %RefNotFoundError{}} = SnakeBridge.call("builtins", "len", [ref])
-      assert {:error, %RefNotFoundError{}} = SnakeBridge.call("builtins", "len", [[[ref]]])
-      assert {:error, %RefNotFoundError{}} = SnakeBridge.set_attr(ref, "a", 1)
-      assert {:error, %RefNotFoundError{}} = SnakeBridge.next(ref, 1)
-    end
-
-    test "unknown" do
-      ref = counter()
-      foreign = %{ref | id: other_reference(ref.id)}
-
-      assert {:error, %RefNotFoundError{reason: :unknown}} = SnakeBridge.method(foreign, "total")
-      assert SnakeBridge.release_ref(foreign) == {:ok, 0}
-    end
-  end
-
-  # A reference that the same node might have made, but has not.
-  defp other_reference(reference) do
-    binary = :erlang.term_to_binary(reference)
-    # NEWER_REFERENCE_EXT ends with the words of the reference.
-    :erlang.binary_to_term(binary_part(binary, 0, byte_size(binary) - 4) <> <<7::32>>)
-  end
-
   # What is there when the sessions of earlier tests have gone.
   defp settled do
     eventually(fn ->
@@ -245,10 +220,5 @@ defmodule SnakeBridge.LifecycleTest do
 
       if alive, do: SnakeBridge.info()
     end)
-  end
-
-  setup do
-    Process.register(self(), :harness_test)
-    :ok
   end
 end

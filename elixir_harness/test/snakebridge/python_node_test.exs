@@ -14,16 +14,12 @@ defmodule SnakeBridge.PythonNodeTest do
 
   @moduletag timeout: 120_000
 
-  # An unlinked supervisor of its own for each node, so that failures do not touch the test.
-  defp start(options) do
-    options = Keyword.merge([base: unique("extra_#{System.pid()}")], options)
-    start_supervised({PythonNode, options}, id: make_ref(), restart: :temporary)
-  end
-
   defp refused(options) do
     log =
       capture_log(fn ->
-        assert {:error, {{:shutdown, %NodeUnavailableError{} = error}, _child}} = start(options)
+        assert {:error, {{:shutdown, %NodeUnavailableError{} = error}, _child}} =
+                 start_python(options)
+
         send(self(), {:refused, error})
       end)
 
@@ -40,18 +36,6 @@ defmodule SnakeBridge.PythonNodeTest do
     state != "" and not String.starts_with?(state, "Z")
   end
 
-  # Kills the Python of a PythonNode, waits until that has another one, and returns the log.
-  defp crash(server \\ PythonNode, os_pid) do
-    capture_log(fn ->
-      System.cmd("sh", ["-c", "kill -9 #{os_pid}"])
-
-      eventually(fn ->
-        state = :sys.get_state(server)
-        state.phase == :up and state.process.pid != os_pid
-      end)
-    end)
-  end
-
   # As a handler of :logger.
   def log(%{level: level, msg: {:string, text}}, %{test: test}) do
     send(test, {:logged, level, IO.chardata_to_string(text)})
@@ -59,26 +43,17 @@ defmodule SnakeBridge.PythonNodeTest do
 
   def log(_event, _config), do: :ok
 
-  # An executable that plays the interpreter.
-  defp script(text) do
-    path = Path.join(System.tmp_dir!(), unique("snakebridge_#{System.pid()}"))
-    File.write!(path, "#!/bin/sh\n" <> text)
-    File.chmod!(path, 0o755)
-    on_exit(fn -> File.rm(path) end)
-    path
-  end
-
   describe "a Python node" do
     test "runs on an interpreter that is named relative to this directory" do
       {:ok, interpreter} = SnakeBridge.Interpreter.find(nil)
       up = File.cwd!() |> Path.split() |> tl() |> Enum.map(fn _ -> ".." end) |> Path.join()
       relative = Path.join(up, Path.relative_to(script("exec #{interpreter} \"$@\""), "/"))
-      assert {:ok, pid} = start(executable: relative, cd: System.tmp_dir!())
+      assert {:ok, pid} = start_python(executable: relative, cd: System.tmp_dir!())
       assert {:ok, 4.0} = SnakeBridge.call("math", "sqrt", [16], node: PythonNode.node(pid))
     end
 
     test "is asked by its name, beside the default one" do
-      assert {:ok, pid} = start([])
+      assert {:ok, pid} = start_python([])
       node = PythonNode.node(pid)
       assert node != PythonNode.node()
       assert {:ok, 4.0} = SnakeBridge.call("math", "sqrt", [16], node: node)
@@ -97,7 +72,7 @@ defmodule SnakeBridge.PythonNodeTest do
     end
 
     test "has a context of its own" do
-      assert {:ok, pid} = start([])
+      assert {:ok, pid} = start_python([])
       node = PythonNode.node(pid)
 
       SessionContext.with_session([node: node], fn ->
@@ -117,7 +92,11 @@ defmodule SnakeBridge.PythonNodeTest do
       directory = System.tmp_dir!()
 
       assert {:ok, pid} =
-               start(args: ["--allow", "os"], env: [{"HARNESS_TEST", "żółw"}], cd: directory)
+               start_python(
+                 args: ["--allow", "os"],
+                 env: [{"HARNESS_TEST", "żółw"}],
+                 cd: directory
+               )
 
       node = PythonNode.node(pid)
       assert {:ok, "żółw"} = SnakeBridge.call("os", "getenv", ["HARNESS_TEST"], node: node)
@@ -172,11 +151,14 @@ defmodule SnakeBridge.PythonNodeTest do
   describe "output without a newline" do
     test "does not hide that Python is ready, and is logged when it dies" do
       {:ok, interpreter} = SnakeBridge.Interpreter.find(nil)
-      assert {:ok, pid} = start(executable: script("printf warm >&2; exec #{interpreter} \"$@\""))
+
+      assert {:ok, pid} =
+               start_python(executable: script("printf warm >&2; exec #{interpreter} \"$@\""))
+
       node = PythonNode.node(pid)
       SnakeBridge.call!("os", "write", [1, SnakeBridge.bytes("last words")], node: node)
       Logger.configure(level: :info)
-      assert crash(pid, PythonNode.os_pid(pid)) =~ "[#{node}] last words"
+      assert crash(pid) =~ "[#{node}] last words"
     after
       Logger.configure(level: :warning)
     end
@@ -186,11 +168,10 @@ defmodule SnakeBridge.PythonNodeTest do
     test "is started again under its name, and says so of its refs" do
       node = PythonNode.node()
       ref = SnakeBridge.call!("collections", "Counter")
-      os_pid = PythonNode.os_pid()
       process = Process.whereis(PythonNode)
       context = SessionContext.with_session(&SessionContext.current/0)
 
-      log = crash(os_pid)
+      log = crash(PythonNode)
 
       # One line when it goes, and one when it is back.
       assert log =~ "#{node} exited with status 137"
@@ -208,17 +189,20 @@ defmodule SnakeBridge.PythonNodeTest do
 
       # Its session has not outlived it either, and is not opened again behind anybody's back.
       SessionContext.put_current(context)
-      assert {:error, %SessionNotFoundError{}} = SnakeBridge.call("collections", "Counter")
+
+      assert {:error, %SessionNotFoundError{reason: :node_restarted}} =
+               SnakeBridge.call("collections", "Counter")
+
       SessionContext.clear_current()
 
       assert {:ok, 4.0} = SnakeBridge.call("math", "sqrt", [16])
     end
 
     test "and dies again and again is started each time" do
-      assert {:ok, pid} = start([])
+      assert {:ok, pid} = start_python([])
 
       for _ <- 1..4 do
-        crash(pid, PythonNode.os_pid(pid))
+        crash(pid)
         assert {:ok, 4.0} = SnakeBridge.call("math", "sqrt", [16], node: PythonNode.node(pid))
       end
 
@@ -226,19 +210,19 @@ defmodule SnakeBridge.PythonNodeTest do
     end
 
     test "and has a child that holds its output is back at once, and the child is gone" do
-      assert {:ok, pid} = start([])
+      assert {:ok, pid} = start_python([])
       node = PythonNode.node(pid)
       popen = SnakeBridge.call!("subprocess", "Popen", [["sleep", "90"]], node: node)
       child = SnakeBridge.attr!(popen, "pid")
       start = System.monotonic_time(:millisecond)
-      crash(pid, PythonNode.os_pid(pid))
+      crash(pid)
       assert {:ok, 4.0} = SnakeBridge.call("math", "sqrt", [16], node: node)
       assert System.monotonic_time(:millisecond) - start < 1_500
       eventually(fn -> not alive?(child) end)
     end
 
     test "and has a pool of processes is back at once, and the pool is gone" do
-      assert {:ok, pid} = start([])
+      assert {:ok, pid} = start_python([])
       node = PythonNode.node(pid)
       opts = [node: node]
       pool = SnakeBridge.call!("concurrent.futures", "ProcessPoolExecutor", [2], opts)
@@ -248,7 +232,7 @@ defmodule SnakeBridge.PythonNodeTest do
       SnakeBridge.method!(pool, "submit", [sleep, 90])
       worker = SnakeBridge.method!(future, "result")
       start = System.monotonic_time(:millisecond)
-      crash(pid, PythonNode.os_pid(pid))
+      crash(pid)
       assert {:ok, 4.0} = SnakeBridge.call("math", "sqrt", [16], node: node)
       assert System.monotonic_time(:millisecond) - start < 1_500
       eventually(fn -> not alive?(worker) end)
@@ -264,14 +248,14 @@ defmodule SnakeBridge.PythonNodeTest do
           "[ -e #{broken} ] && { echo 'The disk is full.'; exit 1; }\nexec #{interpreter} \"$@\""
         )
 
-      assert {:ok, pid} = start(executable: python)
+      assert {:ok, pid} = start_python(executable: python)
       node = PythonNode.node(pid)
       os_pid = PythonNode.os_pid(pid)
       File.touch!(broken)
 
       log =
         capture_log(fn ->
-          System.cmd("sh", ["-c", "kill -9 #{os_pid}"])
+          kill_os_process(os_pid)
           eventually(fn -> :sys.get_state(pid).failures >= 3 end)
           assert PythonNode.node(pid) == node
 
@@ -306,14 +290,14 @@ defmodule SnakeBridge.PythonNodeTest do
     end
 
     test "fails the calls that were running" do
-      assert {:ok, pid} = start([])
+      assert {:ok, pid} = start_python([])
       node = PythonNode.node(pid)
       os_pid = PythonNode.os_pid(pid)
       task = Task.async(fn -> SnakeBridge.call("time", "sleep", [100], node: node) end)
       eventually(fn -> match?({:ok, %{running_calls: 1}}, SnakeBridge.info(node: node)) end)
 
       capture_log(fn ->
-        System.cmd("sh", ["-c", "kill -9 #{os_pid}"])
+        kill_os_process(os_pid)
         assert {:error, %NodeUnavailableError{node: ^node, reason: :nodedown}} = Task.await(task)
       end)
     end
@@ -336,7 +320,7 @@ defmodule SnakeBridge.PythonNodeTest do
 
   describe "stopping" do
     test "ends Python" do
-      assert {:ok, pid} = start([])
+      assert {:ok, pid} = start_python([])
       node = PythonNode.node(pid)
       os_pid = PythonNode.os_pid(pid)
       assert alive?(os_pid)
@@ -347,7 +331,7 @@ defmodule SnakeBridge.PythonNodeTest do
 
     test "gives running calls the time that :shutdown says" do
       args = fn options ->
-        {:ok, pid} = start(options)
+        {:ok, pid} = start_python(options)
         {command, 0} = System.cmd("ps", ["-ww", "-o", "args=", "-p", "#{PythonNode.os_pid(pid)}"])
         command
       end
@@ -360,7 +344,7 @@ defmodule SnakeBridge.PythonNodeTest do
     end
 
     test "ends a Python at once if it is to be killed" do
-      assert {:ok, pid} = start(shutdown: :brutal_kill)
+      assert {:ok, pid} = start_python(shutdown: :brutal_kill)
       os_pid = PythonNode.os_pid(pid)
       System.cmd("sh", ["-c", "kill -STOP #{os_pid}"])
       GenServer.stop(pid, :shutdown)
@@ -368,7 +352,7 @@ defmodule SnakeBridge.PythonNodeTest do
     end
 
     test "ends a Python that will not go" do
-      assert {:ok, pid} = start(shutdown: 300)
+      assert {:ok, pid} = start_python(shutdown: 300)
       node = PythonNode.node(pid)
       os_pid = PythonNode.os_pid(pid)
 
@@ -386,7 +370,7 @@ defmodule SnakeBridge.PythonNodeTest do
 
   describe "stopping with children of Python's" do
     test "leaves nothing, and is not held up by a child that holds its output" do
-      assert {:ok, pid} = start([])
+      assert {:ok, pid} = start_python([])
       node = PythonNode.node(pid)
       popen = SnakeBridge.call!("subprocess", "Popen", [["sleep", "90"]], node: node)
       child = SnakeBridge.attr!(popen, "pid")
@@ -410,7 +394,7 @@ defmodule SnakeBridge.PythonNodeTest do
 
       capture_log(fn ->
         kill(pid)
-        assert {:ok, successor} = start(node: node)
+        assert {:ok, successor} = start_python(node: node)
         assert {:ok, 4.0} = SnakeBridge.call("math", "sqrt", [16], node: node)
         assert PythonNode.os_pid(successor) != os_pid
       end)
@@ -499,7 +483,7 @@ defmodule SnakeBridge.PythonNodeTest do
 
     test "until the node that has its name is gone" do
       node = Distribution.node_name(unique("waiting_#{System.pid()}"))
-      {:ok, first} = start(node: node)
+      {:ok, first} = start_python(node: node)
       # As a handler of :logger, this test is told when the second one waits.
       :ok = :logger.add_handler(__MODULE__, __MODULE__, %{test: self()})
 
@@ -546,7 +530,7 @@ defmodule SnakeBridge.PythonNodeTest do
         try do
           starting = Task.async(fn -> Application.ensure_all_started(:snakebridge) end)
           eventually(fn -> File.exists?(python <> ".begun") end)
-          assert {:ok, _quicker} = start(base: base)
+          assert {:ok, _quicker} = start_python(base: base)
           File.touch!(python <> ".go")
           assert {:ok, [:snakebridge]} = Task.await(starting, 30_000)
           assert PythonNode.node() == Distribution.node_name(base <> "2")

@@ -339,6 +339,57 @@ defmodule SnakeBridge.SessionsTest do
       eventually(fn -> whereabouts(ref) == :owner_down end)
     end
 
+    test "are added to the owners of a session that is there, and to no other" do
+      {maker, ref} = owner(&counter/0)
+      {keeper, nil} = owner(fn -> nil end)
+      id = ref.session_id
+
+      # A process' implicit session, which its objects may so outlive.
+      assert SessionManager.add_owner(id, keeper) == :ok
+      assert SessionManager.add_owner(id, keeper) == :ok
+      assert {:ok, %{owners: [^maker, ^keeper]}} = SnakeBridge.session(id)
+      kill(maker)
+      eventually(fn -> match?({:ok, %{owners: [^keeper]}}, SnakeBridge.session(id)) end)
+      assert whereabouts(ref) == :there
+      kill(keeper)
+      eventually(fn -> whereabouts(ref) == :owner_down end)
+
+      assert {:error, %SessionNotFoundError{session_id: ^id, reason: :owner_down}} =
+               SessionManager.add_owner(id, self())
+
+      assert {:error, %SessionNotFoundError{reason: :unknown}} =
+               SessionManager.add_owner(unique("never"), self())
+    end
+
+    test "leave it while they live on, and the last one's leaving releases it" do
+      id = unique("left")
+      {other, :ok} = owner(fn -> SessionManager.register_session(id, self()) end)
+      :ok = SessionManager.add_owner(id, self())
+      ref = counter(session_id: id)
+
+      assert SessionManager.remove_owner(id, other) == :ok
+      me = self()
+      assert {:ok, %{owners: [^me]}} = SnakeBridge.session(id)
+      assert SessionManager.remove_owner(id, other) == :ok
+      kill(other)
+      assert whereabouts(ref) == :there
+
+      assert SessionManager.remove_owner(id, self()) == :ok
+      assert whereabouts(ref) == :session_released
+      assert SessionManager.remove_owner(id, self()) == :ok
+    end
+
+    test "that are dead already keep nothing alive" do
+      {dead, nil} = owner(fn -> nil end)
+      kill(dead)
+      id = unique("left")
+      :ok = SessionManager.register_session(id, self())
+      ref = counter(session_id: id)
+      assert SessionManager.add_owner(id, dead) == :ok
+      assert SessionManager.remove_owner(id, self()) == :ok
+      eventually(fn -> whereabouts(ref) in [:owner_down, :session_released] end)
+    end
+
     test "use a ref that was sent to them" do
       {pid, ref} = owner(&counter/0)
 

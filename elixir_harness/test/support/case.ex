@@ -6,6 +6,10 @@ defmodule SnakeBridge.Case do
 
   use ExUnit.CaseTemplate
 
+  import ExUnit.CaptureLog
+
+  alias SnakeBridge.PythonNode
+
   @patience 10_000
   @interval 2
 
@@ -66,6 +70,76 @@ defmodule SnakeBridge.Case do
     Process.exit(pid, :kill)
     assert_receive {:DOWN, ^monitor, :process, ^pid, _reason}, @patience
     :ok
+  end
+
+  @doc """
+  Starts one more Python node, under a supervisor of its own, so that failures do not touch the test.
+  """
+  @spec start_python(keyword()) :: {:ok, pid()} | {:error, term()}
+  def start_python(options) do
+    options = Keyword.merge([base: unique("extra_#{System.pid()}")], options)
+    start_supervised({PythonNode, options}, id: make_ref(), restart: :temporary)
+  end
+
+  @doc "Writes a shell script that plays the interpreter, and returns its path."
+  @spec script(String.t()) :: Path.t()
+  def script(text) do
+    path = Path.join(System.tmp_dir!(), unique("snakebridge_#{System.pid()}"))
+    File.write!(path, "#!/bin/sh\n" <> text)
+    File.chmod!(path, 0o755)
+    on_exit(fn -> File.rm(path) end)
+    path
+  end
+
+  @doc "Kills the Python of a PythonNode, waits until that has another one, and returns the log."
+  @spec crash(GenServer.server()) :: String.t()
+  def crash(server) do
+    os_pid = PythonNode.os_pid(server)
+
+    capture_log(fn ->
+      kill_os_process(os_pid)
+
+      eventually(fn ->
+        state = :sys.get_state(server)
+        state.phase == :up and state.process.pid != os_pid
+      end)
+    end)
+  end
+
+  @doc "Kills a process of the operating system with SIGKILL."
+  @spec kill_os_process(pos_integer() | charlist()) :: :ok
+  def kill_os_process(os_pid) do
+    {_output, 0} = System.cmd("sh", ["-c", "kill -9 #{os_pid}"])
+    :ok
+  end
+
+  @doc """
+  Starts another BEAM node, which has the code of this one and ends with the test. Returns what
+  `:peer` wants, and its name.
+  """
+  @spec start_peer() :: {:peer.server_ref(), node()}
+  def start_peer do
+    {:ok, peer, node} =
+      :peer.start_link(%{
+        name: String.to_charlist("peer#{System.unique_integer([:positive])}_#{System.pid()}"),
+        host: ~c"127.0.0.1",
+        longnames: true,
+        connection: :standard_io,
+        args: [~c"-pa" | :code.get_path()]
+      })
+
+    :peer.call(peer, :erlang, :set_cookie, [Node.get_cookie()])
+    true = Node.connect(node)
+    {:ok, _} = :peer.call(peer, :application, :ensure_all_started, [:elixir])
+    {peer, node}
+  end
+
+  @doc "Calls a function under a context. It is here so that other BEAM nodes have it."
+  @spec under(SnakeBridge.SessionContext.t(), module(), atom(), [term()]) :: term()
+  def under(context, module, function, arguments) do
+    SnakeBridge.SessionContext.with_session(context, fn ->
+      apply(module, function, arguments)
+    end)
   end
 
   @doc "A session id that no other test has."
