@@ -553,7 +553,7 @@ cdef class _Writer:
     cdef dict made
 
     def __cinit__(self):
-        self.capacity = 512
+        self.capacity = 448  # which Python allocates itself, from a pool
         out = PyBytes_New(NULL, self.capacity)
         Py_INCREF(out)
         self.out = <PyObject *>out

@@ -82,10 +82,11 @@ def session_not_found(session_id: str, reason: str) -> SessionNotFoundError:
 class _Life:
     """One session that ended, with the refs that ended with it, sorted."""
 
-    __slots__ = ("reason", "refs", "session_id")
+    __slots__ = ("generation", "reason", "refs", "session_id")
 
-    def __init__(self, session_id: str, reason: str, refs: array[int]) -> None:
+    def __init__(self, session_id: str, generation: int, reason: str, refs: array[int]) -> None:
         self.session_id = session_id
+        self.generation = generation
         self.reason = reason
         self.refs = refs
 
@@ -99,6 +100,9 @@ class _Life:
 class Departed:
     """What is remembered: `limit` refs, `limit` sessions, and the refs of these within bounds.
 
+    Sessions are forgotten half of the limit at once, so that at least the last half is known: a
+    dict that they left one by one would take twice the memory after a while.
+
     Not thread-safe: the registry calls it under its lock.
     """
 
@@ -106,8 +110,11 @@ class Departed:
         self._limit = limit
         # Not a dict: finding its first item gets slow when items leave at the front.
         self._refs: OrderedDict[int, tuple[str, str]] = OrderedDict()
-        self._lives: deque[_Life] = deque()
-        self._last_lives: dict[str, _Life] = {}
+        # By name, the last life in this generation and in the one before.
+        self._recent: dict[str, _Life] = {}
+        self._former: dict[str, _Life] = {}
+        self._generation = 0
+        self._born = 0  # lives of this generation
         # Lives that still have their refs, and how many these are together.
         self._with_refs: deque[_Life] = deque()
         self._session_refs = 0
@@ -122,20 +129,22 @@ class Departed:
         """Remember a session that ended with these refs, newest first."""
         newest = [key & _DISTINCT for _, key in zip(range(self._limit), keys, strict=False)]
         newest.sort()
-        life = _Life(session_id, reason, array("Q", newest))
-        self._lives.append(life)
-        self._last_lives[session_id] = life
-        if len(self._lives) > self._limit:
-            oldest = self._lives.popleft()
-            if self._last_lives[oldest.session_id] is oldest:
-                del self._last_lives[oldest.session_id]
-            if self._with_refs and self._with_refs[0] is oldest:
-                self._forget_refs()
+        if self._born >= self._limit // 2:
+            self._begin_generation()
+        self._born += 1
+        life = _Life(session_id, self._generation, reason, array("Q", newest))
+        self._recent[session_id] = life
         if newest:
             self._with_refs.append(life)
             self._session_refs += len(newest)
             while self._session_refs > self._limit * _SESSION_REFS:
                 self._forget_refs()
+
+    def _begin_generation(self) -> None:
+        self._former, self._recent, self._born = self._recent, {}, 0
+        self._generation += 1
+        while self._with_refs and self._with_refs[0].generation < self._generation - 1:
+            self._forget_refs()
 
     def _forget_refs(self) -> None:
         """Forget the refs of the session that ended first of those whose refs are known."""
@@ -155,12 +164,12 @@ class Departed:
 
     def why_session(self, session_id: str) -> str:
         """Return the reason why the last session of this name ended."""
-        life = self._last_lives.get(session_id)
+        life = self._recent.get(session_id) or self._former.get(session_id)
         return UNKNOWN if life is None else life.reason
 
     def knows_session(self, session_id: str) -> bool:
         """Whether a session of this name is remembered."""
-        return session_id in self._last_lives
+        return session_id in self._recent or session_id in self._former
 
     def __len__(self) -> int:
         """How many refs are remembered."""

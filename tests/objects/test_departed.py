@@ -135,4 +135,15 @@ def test_sessions_that_are_forgotten_take_their_refs_along() -> None:
     assert memory.why_ref(1000) == ("s1000", "owner_down")
     assert memory.why_ref(991) == ("s991", "owner_down")
     assert memory.why_ref(990) == (None, "unknown")
-    assert len(memory._with_refs) == len(memory._lives) == 10
+    assert len(memory._with_refs) == len(memory._former) + len(memory._recent) == 10
+
+
+def test_many_lives_of_one_name_are_as_many_sessions() -> None:
+    memory = Departed(limit=10)
+    memory.add_session("other", "owner_down", [BIG])
+    for number in range(1, 1001):
+        memory.add_session("s", "owner_down", [number])
+        assert len(memory._with_refs) <= 10
+    assert memory.why_session("other") == "unknown"
+    assert memory.why_ref(1000) == ("s", "owner_down")
+    assert memory.why_ref(1) == memory.why_ref(BIG) == (None, "unknown")

@@ -73,5 +73,4 @@ def test_the_departed_are_bounded(make_world: Any) -> None:
         registry.add(registry.ensure_implicit(world.pid(number)), None)
         world.down(world.pid(number)) if number > 1 else None
         assert len(memory._refs) <= 50
-        assert len(memory._lives) <= 50
-        assert len(memory._last_lives) <= 50
+        assert len(memory._former) + len(memory._recent) <= 50
