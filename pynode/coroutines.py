@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import inspect
 import threading
 from contextlib import suppress
 from queue import SimpleQueue
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
     from pynode.dist.engine import Engine
 
+#: Seconds that coroutines have to end when the node stops.
+_PATIENCE = 1.0
+
 
 class EventLoop:
     """An event loop on a thread of its own, which is started when it is first wanted."""
@@ -23,7 +27,7 @@ class EventLoop:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: _Thread | None = None
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Await `coroutine` on the loop and return its result; the calling thread waits.
@@ -32,7 +36,7 @@ class EventLoop:
         interrupted: then the coroutine is cancelled.
         """
         with self._engine.shield():
-            future = asyncio.run_coroutine_threadsafe(_outcome(coroutine), self._started())
+            future = asyncio.run_coroutine_threadsafe(_outcome(coroutine), self.started())
             inbox: SimpleQueue[Any] = SimpleQueue()
             future.add_done_callback(inbox.put)
             try:
@@ -49,24 +53,22 @@ class EventLoop:
 
     def awaited(self, coroutine: Coroutine[Any, Any, Any], task: Task) -> Awaited:
         """Return `coroutine` as something to be awaited for a suspended task."""
-        return Awaited(coroutine, task, self._engine, self._started())
+        return Awaited(coroutine, task, self._engine, self)
 
-    def _started(self) -> asyncio.AbstractEventLoop:
+    def started(self) -> asyncio.AbstractEventLoop:
+        """Return the loop, which runs. Raises RuntimeError if there is no thread for it."""
         with self._lock:
-            if self._loop is None:
-                loop = asyncio.new_event_loop()
-                threading.Thread(
-                    target=_run, args=(loop,), name="pynode-asyncio", daemon=True
-                ).start()
-                self._loop = loop
-            return self._loop
+            if self._thread is None:
+                thread = _Thread()
+                thread.start()
+                self._thread = thread
+            return self._thread.loop
 
     def stop(self) -> None:
         """End the loop, if it was started, with what runs on it."""
         with self._lock:
-            loop = self._loop
-            if loop is not None and not loop.is_closed():
-                loop.call_soon_threadsafe(loop.stop)
+            if self._thread is not None:
+                self._thread.end()
 
 
 class Awaited:
@@ -76,11 +78,7 @@ class Awaited:
     """
 
     def __init__(
-        self,
-        coroutine: Coroutine[Any, Any, Any],
-        task: Task,
-        engine: Engine,
-        loop: asyncio.AbstractEventLoop,
+        self, coroutine: Coroutine[Any, Any, Any], task: Task, engine: Engine, loop: EventLoop
     ) -> None:
         self._coroutine = coroutine
         self._task = task
@@ -91,8 +89,9 @@ class Awaited:
     def begin(self) -> None:
         """Begin, on any thread; from here on, another one may run the task."""
         try:
-            self._event_loop.call_soon_threadsafe(self._begin)
-        except RuntimeError as error:  # the loop is closed
+            loop = self._event_loop.started()
+            loop.call_soon_threadsafe(self._begin, loop)
+        except RuntimeError as error:  # there is no thread for the loop, or it is closed
             self._end(None, error)
 
     def result(self) -> Any:
@@ -104,8 +103,7 @@ class Awaited:
 
     # --- on the loop
 
-    def _begin(self) -> None:
-        loop = self._event_loop
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         AWAITED.set(self._task)  # in the context of this callback, which the coroutine gets
         future = loop.create_task(_outcome(self._coroutine))
         future.add_done_callback(self._done)
@@ -127,21 +125,39 @@ class Awaited:
 
     def _end(self, value: Any, error: BaseException | None) -> None:
         self._task.cancel_with(None)
-        self._coroutine.close()  # it may not have been begun
+        if inspect.getcoroutinestate(self._coroutine) == inspect.CORO_CREATED:
+            self._coroutine.close()
         self._outcome = (value, error)
         self._engine.again(self._task)
 
 
-def _run(loop: asyncio.AbstractEventLoop) -> None:
-    try:
-        loop.run_forever()
-    finally:
-        for task in asyncio.all_tasks(loop):
+class _Thread(threading.Thread):
+    """Runs an event loop until `end`, whatever the user's code does to it."""
+
+    #: See `Engine.check_nesting`.
+    runs_event_loop = True
+
+    def __init__(self) -> None:
+        super().__init__(name="pynode-asyncio", daemon=True)
+        self.loop = asyncio.new_event_loop()
+        self._ended = False
+
+    def run(self) -> None:
+        loop = self.loop
+        while not self._ended:
+            loop.run_forever()
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
             task.cancel()
-        # One round more, in which they are cancelled.
-        loop.call_soon(loop.stop)
-        loop.run_forever()
+        if tasks:
+            loop.run_until_complete(asyncio.wait(tasks, timeout=_PATIENCE))
         loop.close()
+
+    def end(self) -> None:
+        """End the loop soon, with what runs on it; more than once does nothing more."""
+        self._ended = True
+        with suppress(RuntimeError):  # it is closed
+            self.loop.call_soon_threadsafe(self.loop.stop)
 
 
 async def _outcome(coroutine: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException | None]:

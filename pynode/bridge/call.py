@@ -24,7 +24,8 @@ from pynode.errors import (
 )
 from pynode.exits import bridge_error, python_error
 from pynode.modules import arguments, text
-from pynode.objects import ENTERED, UNKNOWN, Entry, Session
+from pynode.objects import ENTERED, NODE_RESTARTED, OWNER_DOWN, UNKNOWN, Entry, Session
+from pynode.objects.departed import session_not_found
 from pynode.show import current_traceback, short
 from pynode.terms import Atom, Map, Pid, Reference
 from pynode.values import UNREPRESENTABLE, Ref, encode, to_term
@@ -53,7 +54,6 @@ class Call(Task):
         "made",
         "modules",
         "must_exist",
-        "opened_on",
         "params",
         "pending",
         "session_id",
@@ -86,8 +86,6 @@ class Call(Task):
         self.session_id: str | None = None
         #: Whether it must be open already.
         self.must_exist = False
-        #: The creation of the node when it was opened, if the caller knows.
-        self.opened_on: Any = None
         #: The session that it was found to run in, if that had come into being.
         self.within: Session | None = None
         #: What the request is about, once it is resolved.
@@ -131,9 +129,10 @@ class Call(Task):
         def fail(_: Call) -> NoReturn:
             raise error
 
-        self.handler, self.params, self.lane = fail, (), None
+        self.handler, self.params, self.lane, self.must_exist = fail, (), None, False
 
     def _options(self, options: Any) -> None:
+        creation = opened_on = self.bridge.node.creation
         for name, value in options.items():
             if name in ("session_id", "session"):
                 if value is not None:
@@ -141,13 +140,18 @@ class Call(Task):
             elif name == "must_exist":
                 self.must_exist = value is True
             elif name == "opened_on":
-                self.opened_on = value
+                opened_on = value
             else:
                 raise InvalidRequestError(
                     f"There is no option {short(name)}: the options are session_id, must_exist and "
                     "opened_on.",
                     reason="unknown_option",
                 )
+        if opened_on not in (None, creation):
+            if type(opened_on) is not int:
+                raise invalid(f"The option opened_on is {short(opened_on)}, which is no creation")
+            if self.session_id is not None:
+                raise session_not_found(self.session_id, NODE_RESTARTED)
 
     def _lane(self) -> Hashable:
         self.within = self.home()
@@ -176,12 +180,25 @@ class Call(Task):
 
     def _begin(self) -> None:
         # What has no lane is about sessions, not in one; and only in its lane may a call count.
-        within = self.within = None if self.lane is None else self.home()
+        planned = self.within
+        if planned is not None and planned.ended == OWNER_DOWN:
+            self.interrupt()  # it waited where nobody stops what waits
+        self.within = None
         if self.lane is not None:
             self.bridge.count_call()
-        if within is not None:
-            within.running += 1
-            within.calls += 1
+            within = self.home()
+            if within is not None:
+                self._enter(within)
+
+    def _enter(self, session: Session) -> None:
+        """Be in a session from here on, until the end."""
+        self.within = session
+        session.running += 1
+        session.calls += 1
+
+    def names(self, session: Session) -> bool:
+        """Whether it names a session that has been opened since it began."""
+        return self.within is None and self.session_id == session.id
 
     def _end(self) -> None:
         for entry in self.used:
@@ -335,17 +352,32 @@ class Call(Task):
 
         Raises SessionNotFoundError if it has ended.
         """
-        if self.within is not None:
-            return self.within  # if it has ended meanwhile, nothing can be put into it
-        registry = self.bridge.registry
-        named = self._named()
-        if named is not None:
-            return named
+        if self.within is None:
+            session = self._named() or self._opened()
+            # Those around this one, if it is a callback, are in it as well.
+            for call in (self, *self.bridge.node.engine.tasks(self.lane)):
+                if (
+                    isinstance(call, Call)
+                    and call.within is None
+                    and (call is self or (call.is_running and call.is_like(self)))
+                ):
+                    call._enter(session)
+                    if session.ended is not None:  # meanwhile, when nobody knew that this is in it
+                        self.bridge.interrupt(call)
+            return session
+        return self.within  # if it has ended meanwhile, nothing can be put into it
+
+    def _opened(self) -> Session:
+        """Open the session that the call names, or the implicit one of its caller."""
         caller = self.owner()
         self.bridge.reach(caller)
         if self.session_id is not None:
-            return registry.open_session(self.session_id, caller)
-        return registry.ensure_implicit(caller)
+            return self.bridge.registry.open_session(self.session_id, caller)
+        return self.bridge.registry.ensure_implicit(caller)
+
+    def is_like(self, other: Call) -> bool:
+        """Whether what it makes goes where that of `other` does."""
+        return (self.caller, self.session_id) == (other.caller, other.session_id)
 
     def _named(self) -> Session | None:
         """Return the session that the call names, or None if it names none, or a new one.
@@ -355,7 +387,7 @@ class Call(Task):
         if self.session_id is None:
             return None
         try:
-            return self.bridge.registry.session(self.session_id, self.opened_on)
+            return self.bridge.registry.session(self.session_id)
         except SessionNotFoundError as error:
             if error.reason != UNKNOWN or self.must_exist:
                 raise

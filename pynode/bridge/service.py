@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+#: Seconds between two looks at what has expired, and for lost nodes.
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+
 
 class _Watch:
     """That an owner is monitored: by this reference, unless its node was lost just then."""
@@ -238,7 +241,14 @@ class Bridge(Destination):
                 "a process of another node as the owner.",
                 reason="invalid_owner",
             )
-        self.node.connect(owner.node)
+        try:
+            self.node.connect(owner.node)
+        except NodeUnavailableError as error:
+            raise NodeUnavailableError(
+                f"{owner} cannot own a session, because its node cannot be reached: {error}",
+                node=owner.node,
+                reason="owner_unreachable",
+            ) from error
 
     def _ended(self, session: Session, reason: str) -> None:
         """Stop the calls of a session that has ended."""
@@ -247,7 +257,7 @@ class Bridge(Destination):
             # And when an implicit session is released, its owner may go on and make a new one.
             if (
                 isinstance(call, Call)
-                and call.within is session
+                and (call.within is session or call.names(session))
                 and (call.is_running or reason == OWNER_DOWN or call.session_id is not None)
             ):
                 self.interrupt(call)
@@ -281,12 +291,16 @@ class Bridge(Destination):
     def _look_again_later(self) -> None:
         def look() -> None:
             if not self._stopping:
-                self.node.engine.submit(self.registry.expire)
                 self._call_lost_nodes()
-                self._look_again_later()
+                self.node.engine.submit(expire)
+
+        def expire() -> None:
+            self.registry.expire()
+            self._look_again_later()
 
         seconds = self.registry.next_expiry()
-        self.node.engine.after(min(1.0, seconds) if seconds is not None else 1.0, look)
+        pause = _LONGEST_PAUSE if seconds is None else min(_LONGEST_PAUSE, seconds)
+        self.node.engine.after(max(_SHORTEST_PAUSE, pause), look)
 
     # --- messages
 
@@ -347,6 +361,8 @@ class Bridge(Destination):
                 call.parse(request)
             except BridgeError as error:
                 call.fail_with(error)
+        if call.key in self.calls:  # a client that uses a tag twice
+            call.key = id(call)
         self.calls[call.key] = call
         return call
 

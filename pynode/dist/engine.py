@@ -38,7 +38,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
@@ -127,6 +127,11 @@ class _Lane:
     def is_open(self) -> bool:
         """Whether one more may run: all that are running are suspended and wait for an answer."""
         return all(task in self.letting_in for task in self.running)
+
+    @property
+    def has_own(self) -> bool:
+        """Whether its own thread runs; it begins when what ran before it has ended."""
+        return self.own is not None and self.own.ident is not None
 
 
 class _Worker(threading.Thread):
@@ -460,7 +465,7 @@ class Engine:
         if lane is None:
             self._lanes[task.lane] = _Lane(task)
             return True
-        if lane.is_open and not (lane.own or lane.inbox or lane.waiting):
+        if lane.is_open and not (lane.has_own or lane.inbox or lane.waiting):
             lane.running.append(task)
             return True
         lane.waiting.append(task)
@@ -478,7 +483,7 @@ class Engine:
             lane.running.remove(task)
             if lane.own is not None and not lane.running and self._start(lane):
                 return None  # given to the lane while it was busy
-            if not lane.waiting or not (lane.is_open and lane.own is None):
+            if not lane.waiting or not lane.is_open or lane.has_own:
                 if not lane.running:
                     del self._lanes[key]
                 return None
@@ -514,7 +519,7 @@ class Engine:
         task.in_lane = True
         with self._lock:
             lane = self._lanes.get(task.lane)
-            if lane is not None and lane.own is not None and lane.own.ident is not None:
+            if lane is not None and lane.own is not None and lane.has_own:
                 lane.waiting.appendleft(task)
                 lane.own.changed.set()
                 if lane.inbox is not None:
@@ -533,7 +538,7 @@ class Engine:
         with self._lock:
             lane.letting_in.append(task)
             following = None
-            if lane.own is not None:
+            if lane.own is not None and lane.has_own:
                 lane.own.changed.set()
             elif lane.waiting and lane.is_open:
                 following = lane.waiting.popleft()
@@ -638,8 +643,12 @@ class Engine:
         deadline = None if timeout is None else time.monotonic() + timeout
         worker = threading.current_thread()
         if not isinstance(worker, _Worker | _OwnThread) or worker.task is None:
-            with self.letting_in():
-                return inbox.get(timeout=timeout)
+            awaited = AWAITED.get()
+            with self.letting_in(), awaited.waking(inbox) if awaited else nullcontext():
+                item = inbox.get(timeout=timeout)
+            if item is INTERRUPT:
+                raise CallInterrupted
+            return item
         task = worker.task
         outer_shield = task.shield(inbox)
         worker.nested += 1
@@ -676,9 +685,16 @@ class Engine:
     def check_nesting() -> None:
         """Raise RecursionError if too many callbacks are inside each other in this thread.
 
-        To be called before something is sent whose answer will be waited for.
+        To be called before something is sent whose answer will be waited for. On the thread of the
+        event loop, where all coroutines would wait, it raises RuntimeError.
         """
-        if getattr(threading.current_thread(), "nested", 0) >= _NESTED:
+        thread = threading.current_thread()
+        if getattr(thread, "runs_event_loop", False):
+            raise RuntimeError(
+                "A coroutine may not wait for another node without await, because all others would "
+                "wait with it: write await asyncio.to_thread(function, ...)."
+            )
+        if getattr(thread, "nested", 0) >= _NESTED:
             raise RecursionError(
                 f"Callbacks are nested {_NESTED} levels deep in one session: this looks endless."
             )

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Iterator
     from queue import SimpleQueue
 
     from pynode.dist.engine import Source
@@ -56,6 +57,7 @@ class Task:
 
     __slots__ = (
         "_cancel",
+        "_elsewhere",
         "_inbox",
         "_interrupted",
         "_shielded",
@@ -82,6 +84,8 @@ class Task:
         self.suspended = False
         self._cancel: Callable[[], None] | None = None
         self._inbox: SimpleQueue[Any] | None = None
+        #: Where other threads wait for an answer, for what it awaits.
+        self._elsewhere: tuple[SimpleQueue[Any], ...] = ()
         self._interrupted = False
         self._shielded = False
         self._thread = 0
@@ -139,6 +143,8 @@ class Task:
                 return
             self._interrupted = True
             cancel = self._cancel
+            for inbox in self._elsewhere:
+                inbox.put(INTERRUPT)
             if self._inbox is not None:
                 self._inbox.put(INTERRUPT)
             elif self._thread and not self._shielded:
@@ -151,6 +157,19 @@ class Task:
         with _lock:
             self._cancel = cancel
             return not self._interrupted
+
+    @contextmanager
+    def waking(self, inbox: SimpleQueue[Any]) -> Iterator[None]:
+        """Have an interrupt put into `inbox`, too. Raises CallInterrupted if one has come."""
+        with _lock:
+            if self._interrupted:
+                raise CallInterrupted
+            self._elsewhere += (inbox,)
+        try:
+            yield
+        finally:
+            with _lock:
+                self._elsewhere = tuple(one for one in self._elsewhere if one is not inbox)
 
     def shield(self, inbox: SimpleQueue[Any] | None = None) -> Shield:
         """Let nothing be raised in this thread from here on; undone by `unshield`.

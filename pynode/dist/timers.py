@@ -30,14 +30,17 @@ class Timers:
             heapq.heappush(self._heap, entry)
 
     def run(self) -> float | None:
-        """Call what is due; return the seconds until the next one is, None if there is none."""
+        """Call what is due; return the seconds until the next one is, None if there is none.
+
+        What one of them adds is called the next time at the earliest.
+        """
+        now = time.monotonic()
         while True:
             with self._lock:
                 if not self._heap:
                     return None
-                left = self._heap[0][0] - time.monotonic()
-                if left > 0:
-                    return left
+                if self._heap[0][0] > now:
+                    return max(0.0, self._heap[0][0] - time.monotonic())
                 function = heapq.heappop(self._heap)[2]
             try:
                 function()

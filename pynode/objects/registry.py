@@ -161,17 +161,12 @@ class Registry:
         """Return the living session of this name if there is one."""
         return self._sessions.get(session_id)
 
-    def session(self, session_id: str, opened_on: int | None = None) -> Session:
-        """Return the living session of this name, or raise SessionNotFoundError with the reason.
-
-        `opened_on` is the creation of the node that it was opened on, where that is known.
-        """
+    def session(self, session_id: str) -> Session:
+        """Return the living session of this name, or raise SessionNotFoundError with the reason."""
         session = self._sessions.get(session_id)
         if session is None:
             with self._guard:
                 reason = self._departed.why_session(session_id)
-            if reason == UNKNOWN and opened_on not in (None, self._origin.example.creation):
-                reason = NODE_RESTARTED
             raise session_not_found(session_id, reason)
         return session
 

@@ -84,6 +84,13 @@ def spin(key: str, *_: Any) -> None:
         raise
 
 
+def first_object(key: str, function: Callable[[Any], Any]) -> None:
+    """Give an Elixir function an object, which makes a session, and do not come to an end."""
+    note(key, "given")
+    swallow(key, function, object())
+    spin(key)
+
+
 def stubborn(key: str, times: int) -> Any:
     """Run on, though interrupted, until that has happened so many times."""
     note(key, "running")
@@ -316,7 +323,29 @@ async def wake(key: str) -> None:
 async def asking(key: str, function: Callable[[Any], Any], argument: Any) -> Any:
     """Call an Elixir function from within a coroutine."""
     note(key, "asking")
+    return await asyncio.to_thread(swallow, key, function, argument)
+
+
+async def blocking(function: Callable[[Any], Any], argument: Any) -> Any:
+    """Call an Elixir function as a coroutine must not."""
     return function(argument)
+
+
+async def stopping(key: str) -> None:
+    """Stop the event loop, as no coroutine should."""
+    asyncio.get_running_loop().stop()
+    note(key, "stopped")
+
+
+#: Coroutines by key, for `same`.
+_SAME: dict[str, Any] = {}
+
+
+def same(key: str) -> Any:
+    """Return the same coroutine each time."""
+    if key not in _SAME:
+        _SAME[key] = sleeping(key)
+    return _SAME[key]
 
 
 def apply(function: Callable[..., Any], *args: Any) -> Any:

@@ -234,6 +234,51 @@ def test_a_coroutine_that_calls_elixir_lets_its_session_be_called(
     owner.exit()
 
 
+def test_a_coroutine_that_would_stop_all_others_is_told(
+    any_beam: BeamNode, module_pynode: PynodeProcess
+) -> None:
+    owner = any_beam.process()
+    name = open_session(owner, module_pynode)
+    tag, error = owner.eval(
+        PYTHON + "Python(blocking, [fun(X) -> X end, 1])",
+        Node=Atom(module_pynode.name),
+        M=SPECIMENS,
+        S=name,
+    )
+    assert tag == "error"
+    assert "asyncio.to_thread" in error["message"]
+    owner.exit()
+
+
+def test_a_coroutine_that_stops_the_event_loop_stops_nobody(
+    any_beam: BeamNode, module_pynode: PynodeProcess, key: str
+) -> None:
+    owner, other = any_beam.process(), any_beam.process()
+    sleeping = start(owner, module_pynode, *call("sleeping", key))
+    wait_for_events(any_beam, module_pynode, key, ["sleeper sleeps"])
+    start(other, module_pynode, *call("stopping", key))
+    wait_for_events(any_beam, module_pynode, key, ["stopped"])
+    make(any_beam, module_pynode, "wake", key)
+    assert sleeping.result(30)[0] == "ok"
+    owner.exit()
+    other.exit()
+
+
+def test_a_coroutine_that_two_calls_return(
+    any_beam: BeamNode, module_pynode: PynodeProcess, key: str
+) -> None:
+    first, second = any_beam.process(), any_beam.process()
+    sleeping = start(first, module_pynode, *call("same", key))
+    wait_for_events(any_beam, module_pynode, key, ["sleeper sleeps"])
+    error = fails(ask(second, module_pynode, *call("same", key)))
+    assert (error["type"], "already" in error["message"]) == ("RuntimeError", True)
+    assert make(second, module_pynode, "math.sqrt", 4) == 2.0
+    make(any_beam, module_pynode, "wake", key)
+    assert sleeping.result(30)[0] == "ok"
+    first.exit()
+    second.exit()
+
+
 def test_a_coroutine_within_a_callback(
     any_beam: BeamNode, module_pynode: PynodeProcess, key: str
 ) -> None:

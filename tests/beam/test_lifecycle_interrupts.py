@@ -20,6 +20,7 @@ from tests.beam.asking import (
     is_there,
     make,
     open_session,
+    owned_by,
     reason,
     send,
     sessions,
@@ -128,6 +129,60 @@ def test_a_coroutine(it: Stop, key: str) -> None:
         error = fails(answer.result(30))
         assert (error["struct"] == "SessionNotFoundError") == it.ends
     wait_until(it.over)
+
+
+def test_a_coroutine_that_waits_for_a_function_of_elixirs(it: Stop, key: str) -> None:
+    it.caller.start_eval(
+        f"Request = {{call, Module, asking, [Key, {NEVER}, 1], #{{}}, #{{session_id => S}}}},"
+        "gen_server:call({snakebridge, Node}, Request, infinity)",
+        Node=Atom(it.python.name),
+        Module=SPECIMENS,
+        Key=key,
+        S=it.session,
+    )
+    wait_for_events(it.beam, it.python, key, ["asking"])
+    assert make(it.beam, it.python, "resting", 0.0, "others run on") == "others run on"
+    it.stop()
+    wait_for_events(it.beam, it.python, key, ["CallInterrupted"])
+    wait_until(it.over)
+
+
+@pytest.mark.parametrize("what", ["spin", "hold in Elixir"])
+def test_a_call_that_has_made_its_own_session(
+    any_beam: BeamNode, module_pynode: PynodeProcess, key: str, what: str
+) -> None:
+    """The first object of a process comes into being while the call runs that will be stopped."""
+    owner = any_beam.process()
+    here = "fun(_) -> ok end" if what == "spin" else NEVER
+    owner.start_eval(
+        f"Request = {{call, Module, first_object, [Key, {here}], #{{}}}},"
+        "gen_server:call({snakebridge, Node}, Request, infinity)",
+        Node=Atom(module_pynode.name),
+        Module=SPECIMENS,
+        Key=key,
+    )
+    wait_for_events(any_beam, module_pynode, key, ["given"])
+    wait_until(lambda: info(any_beam, module_pynode)["running_calls"] == 1)
+    if what == "spin":
+        wait_for_events(any_beam, module_pynode, key, ["spinning"])
+    wait_until(lambda: owned_by(any_beam, module_pynode, owner.pid))
+    owner.exit()
+    wait_for_events(any_beam, module_pynode, key, ["CallInterrupted"])
+    wait_until(lambda: info(any_beam, module_pynode)["running_calls"] == 0)
+
+
+def test_a_call_in_a_session_that_was_opened_meanwhile(
+    any_beam: BeamNode, module_pynode: PynodeProcess, key: str
+) -> None:
+    caller, owner = any_beam.process(), any_beam.process()
+    name = f"later {key}"
+    answer = start(caller, module_pynode, *call("spin", key, session_id=name))
+    wait_for_events(any_beam, module_pynode, key, ["spinning"])
+    open_session(owner, module_pynode, name)
+    owner.exit()
+    wait_for_events(any_beam, module_pynode, key, ["CallInterrupted"])
+    assert fails(answer.result(30))["reason"] == "owner_down"
+    caller.exit()
 
 
 def test_c_code_is_stopped_when_it_returns_and_its_result_is_freed(it: Stop, key: str) -> None:

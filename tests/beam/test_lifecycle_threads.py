@@ -10,6 +10,7 @@ import pytest
 from pynode.terms import Atom
 from pynode.testing import wait_until
 from tests.beam.asking import (
+    SPECIMENS,
     ask,
     call,
     events,
@@ -136,6 +137,32 @@ def test_whatever_leaves_is_unwound_on_that_thread(
     wait_until(lambda: name not in sessions(any_beam, module_pynode))
     wait_until(lambda: make(other, module_pynode, "threads_of", name) == 0)
     other.exit()
+
+
+def test_a_thread_for_a_session_whose_call_awaits_a_callback(
+    any_beam: BeamNode, module_pynode: PynodeProcess, key: str
+) -> None:
+    """The thread begins when the call has ended; what that asks for is let in before."""
+    caller, owner = any_beam.process(), any_beam.process()
+    name = f"later {key}"
+    answer = caller.start_eval(
+        "Call = fun(F, A) -> gen_server:call({snakebridge, Node}, {call, M, F, A, #{},"
+        " #{session_id => S}}, infinity) end,"
+        "Back = fun(X) -> receive go -> ok end, {ok, V} = Call(resting, [0.0, X]), V end,"
+        "Call(asking, [Key, fun(X) -> register(S2, self()), Back(X) end, 5])",
+        Node=Atom(module_pynode.name),
+        M=SPECIMENS,
+        S=name,
+        S2=Atom(f"back_{key}"),
+        Key=key,
+    )
+    wait_until(lambda: any_beam.eval("whereis(N)", N=Atom(f"back_{key}")) != Atom("undefined"))
+    open_session(owner, module_pynode, name, own_thread=True)
+    any_beam.eval("N ! go", N=Atom(f"back_{key}"))
+    assert answer.result(30) == (OK, 5)
+    assert make(owner, module_pynode, "math.sqrt", 4, session_id=name) == 2.0
+    caller.exit()
+    owner.exit()
 
 
 def test_a_session_that_is_opened_again_and_again(

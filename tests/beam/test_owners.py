@@ -61,6 +61,11 @@ def test_who_knows_on_what_start_of_the_node_a_session_was_opened_is_told_that_i
 
     assert why(creation) == why(None) == "unknown"
     assert why(creation + 1) == "node_restarted"
+    # Also when somebody else has opened one of this name.
+    owner = any_beam.process()
+    assert ask(owner, module_pynode, Atom("open_session"), name, owner.pid, {}) == Atom("ok")
+    assert why(creation + 1) == "node_restarted"
+    owner.exit()
 
 
 def test_a_call_that_comes_too_late_for_its_session_is_not_begun(

@@ -10,6 +10,7 @@ import pytest
 
 from pynode.dist.engine import Engine, Source
 from pynode.dist.task import AWAITED, CallInterrupted, Task
+from pynode.dist.timers import Timers
 from pynode.testing import wait_until
 
 if TYPE_CHECKING:
@@ -356,6 +357,19 @@ def test_submitted_work_runs_beside_the_sources_and_survives_errors(
     assert done.wait(PATIENCE)
     release.set()
     assert "on purpose" in caplog.text
+
+
+def test_a_timer_that_sets_itself_again_at_once_stops_nothing() -> None:
+    timers, count = Timers(), 0
+
+    def again() -> None:
+        nonlocal count
+        count += 1
+        timers.add(0, again)
+
+    timers.add(0, again)
+    assert timers.run() == pytest.approx(0, abs=1e-2)
+    assert count == 1
 
 
 def test_timers_fire_in_order(engine: Engine) -> None:

@@ -18,9 +18,9 @@ def _always_consistent(world: Any) -> Iterator[None]:
     world.check()
 
 
-def why(world: Any, session_id: str, *arguments: Any) -> str:
+def why(world: Any, session_id: str) -> str:
     with pytest.raises(SessionNotFoundError) as caught:
-        world.registry.session(session_id, *arguments)
+        world.registry.session(session_id)
     return caught.value.reason
 
 
@@ -77,13 +77,3 @@ class TestRemoveOwner:
         registry.remove_owner(session.id, world.pid(1))
         assert registry.implicit_session(world.pid(1)) is None
         assert registry.ensure_implicit(world.pid(1)) is not session
-
-
-def test_a_session_of_another_incarnation_ended_with_that(world: Any) -> None:
-    creation = world.registry.add(world.registry.open_session("s", world.pid(1)), 1)
-    mine = creation.reference.creation
-    assert world.registry.session("s", mine + 1).id == "s", "who has opened it again, has it"
-    assert why(world, "lost") == why(world, "lost", None) == why(world, "lost", mine) == "unknown"
-    assert why(world, "lost", mine + 1) == "node_restarted"
-    world.registry.release_session("s")
-    assert why(world, "s", mine + 1) == "session_released", "what is known for certain is said"
