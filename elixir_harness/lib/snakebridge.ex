@@ -71,7 +71,15 @@ defmodule SnakeBridge do
   `--name` if the host of that node has a dot, and with the cookie of the cluster.
   """
 
-  alias SnakeBridge.{Bytes, Ref, Runtime, SessionContext, SessionManager, StreamRef}
+  alias SnakeBridge.{
+    Bytes,
+    Ref,
+    Runtime,
+    SessionContext,
+    SessionManager,
+    SessionNotFoundError,
+    StreamRef
+  }
 
   @typedoc "A name in Python. Modules and functions may be dotted."
   @type name :: String.t() | atom()
@@ -316,18 +324,11 @@ defmodule SnakeBridge do
   @spec refs(String.t() | pid(), [node_option()]) :: {:ok, [map()]} | {:error, Exception.t()}
   defdelegate refs(session_id, opts \\ []), to: SessionManager
 
-  # Implicit sessions are named after their owner.
   defp auto_session do
-    prefix = "auto_#{:erlang.pid_to_list(self())}_"
-
-    case sessions() do
-      {:ok, sessions} ->
-        Enum.find_value(sessions, fn {id, session} ->
-          if String.starts_with?(id, prefix) and self() in session.owners, do: id
-        end)
-
-      {:error, error} ->
-        raise error
+    case session(self()) do
+      {:ok, session} -> session.id
+      {:error, %SessionNotFoundError{}} -> nil
+      {:error, error} -> raise error
     end
   end
 

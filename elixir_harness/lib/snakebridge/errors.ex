@@ -211,12 +211,13 @@ end
 
 defmodule SnakeBridge.NodeUnavailableError do
   @moduledoc """
-  There is no Python node to ask.
+  There is no Python node to ask, or the Python node cannot reach that of an owner.
 
   `node` is its name, or `nil` when none is configured. `reason` is what the BEAM said, such as
-  `:nodedown` or `:noproc`, or for a node that could not be started one of `:no_interpreter`,
+  `:nodedown` or `:noproc`; or for a node that could not be started one of `:no_interpreter`,
   `:no_pynode`, `:name_taken`, `:start_failed`, `:start_timeout`, `:not_connected`,
-  `:not_distributed`, `:not_running` and `:not_configured`.
+  `:not_distributed`, `:not_running` and `:not_configured`; or `:owner_unreachable`, and then `node` is
+  the owner's.
 
   When a connection is lost while a call runs, nobody knows whether the call was carried out.
   """

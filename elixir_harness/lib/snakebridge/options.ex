@@ -4,12 +4,22 @@ defmodule SnakeBridge.Options do
   # ArgumentError that names it. As in all keyword lists, the first of several counts.
 
   @longest_timeout 4_294_967_295
+  # Seconds that Python's clocks can add.
+  @longest_setting 1_000_000_000
 
-  @doc "The settings that a session is opened with."
+  @settings [
+    :max_refs,
+    :ttl_seconds,
+    :grace_seconds,
+    :tags,
+    :on_full,
+    :cancel_on_timeout,
+    :own_thread
+  ]
+
+  @doc "The settings that a session is opened with. One that is nil counts as not given."
   @spec settings() :: [atom()]
-  def settings do
-    [:max_refs, :ttl_seconds, :grace_seconds, :tags, :on_full, :cancel_on_timeout, :own_thread]
-  end
+  def settings, do: @settings
 
   @doc "Raises ArgumentError unless `options` is a keyword list of `known` ones with fitting values."
   @spec check!(keyword(), [atom()], String.t()) :: :ok
@@ -39,6 +49,28 @@ defmodule SnakeBridge.Options do
     end
   end
 
+  defp problem(name, nil) when name in @settings, do: nil
+
+  defp problem(:max_refs, value) do
+    unless is_integer(value) and value >= 0,
+      do: "a number of refs, an integer of 0 (no limit) or more"
+  end
+
+  defp problem(name, value) when name in [:ttl_seconds, :grace_seconds] do
+    unless is_number(value) and value >= 0 and value <= @longest_setting,
+      do: "seconds, a number from 0 to #{@longest_setting}"
+  end
+
+  defp problem(:tags, value), do: unless(is_map(value), do: "a map")
+
+  defp problem(:on_full, value) do
+    unless value in [:evict, :error], do: ":evict or :error"
+  end
+
+  defp problem(name, value) when name in [:cancel_on_timeout, :own_thread, :release] do
+    unless is_boolean(value), do: "true or false"
+  end
+
   defp problem(:timeout, value) do
     unless value == :infinity or (is_integer(value) and value in 0..@longest_timeout),
       do: ":infinity or milliseconds, an integer from 0 to #{@longest_timeout}"
@@ -59,7 +91,6 @@ defmodule SnakeBridge.Options do
   end
 
   defp problem(:max_batch, value), do: positive(value, "a number of items")
-  defp problem(:release, value), do: unless(is_boolean(value), do: "true or false")
 
   defp problem(name, value) when name in [:base, :executable] do
     unless is_nil(value) or (is_binary(value) and value != ""), do: "a string"
@@ -87,7 +118,7 @@ defmodule SnakeBridge.Options do
       do: ":infinity, :brutal_kill or milliseconds, an integer of 0 or more"
   end
 
-  # The settings of a session are checked by Python, a process's :name and :id by OTP.
+  # A process's :name and :id are checked by OTP.
   defp problem(_name, _value), do: nil
 
   defp positive(value, what) do

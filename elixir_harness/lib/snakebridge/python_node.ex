@@ -20,6 +20,7 @@ defmodule SnakeBridge.PythonNode do
   same name: at once, and if that fails again and again at growing intervals, up to 10 seconds. So a
   crash of Python is no crash on this side, however often it comes; until Python is back, calls
   answer `SnakeBridge.NodeUnavailableError`. The log has one line when it goes and one when it is back.
+  If this process itself is killed, starting it again is its supervisor's matter.
 
   When this process is stopped, Python gets a SIGTERM, finishes its running calls, and is killed if
   it takes longer than `:shutdown`. Processes that Python has started, and that are still in its
@@ -45,7 +46,7 @@ defmodule SnakeBridge.PythonNode do
     * `:start_timeout` - milliseconds until it must be ready, default 30,000
     * `:shutdown` - milliseconds that it is given to exit when stopped, default 10,000, of which its
       running calls may have all but the last 5,000 (and at least 5,000); `:infinity`, or
-      `:brutal_kill` to kill it at once
+      `:brutal_kill` to kill it at once. One that cannot be reached is given 5,000 at most
     * `:name` - a name to register this process under
     * `:id` - the child's id, default `SnakeBridge.PythonNode`
   """
@@ -86,6 +87,8 @@ defmodule SnakeBridge.PythonNode do
   # How long a lost connection may take to come back, and how often we try.
   @reconnect_timeout 1_000
   @reconnect_interval 50
+  # How long a Python that cannot be reached is given to exit, if :shutdown is not shorter.
+  @unreachable_shutdown 5_000
   # Milliseconds before the next start, by the number of failures in a row.
   @backoff [0, 100, 500, 2_000, 5_000, 10_000]
   # A Python that has lived this long did not fail to start.
@@ -161,7 +164,11 @@ defmodule SnakeBridge.PythonNode do
 
   @doc "The name of the Python node."
   @spec node(GenServer.server()) :: node()
-  def node(server \\ __MODULE__), do: GenServer.call(server, :node)
+  def node(server \\ __MODULE__) do
+    # It may be busy, or a process of another VM.
+    with nil <- :persistent_term.get({__MODULE__, GenServer.whereis(server)}, nil),
+         do: GenServer.call(server, :node)
+  end
 
   @doc "The process id that the operating system gave to Python, or nil while there is none."
   @spec os_pid(GenServer.server()) :: pos_integer() | nil
@@ -180,6 +187,7 @@ defmodule SnakeBridge.PythonNode do
     case first_start(options) do
       {:ok, state} ->
         Logger.info("Python node #{state.node} is ready (os pid #{state.process.pid}).")
+        :persistent_term.put({__MODULE__, self()}, state.node)
         {:ok, state}
 
       {:error, error} ->
@@ -399,7 +407,9 @@ defmodule SnakeBridge.PythonNode do
 
       true ->
         message = ErrorTranslator.not_connected(state.node)
-        {_status, state} = stop_python(state)
+        # An atom, such as :infinity, is more than any number.
+        shutdown = min(Config.shutdown(state.options), @unreachable_shutdown)
+        {_status, state} = stop_python(state, shutdown)
         {:noreply, start_again(state, message)}
     end
   end
@@ -427,22 +437,17 @@ defmodule SnakeBridge.PythonNode do
   ## Stopping
 
   @impl true
-  def terminate(_reason, %{process: nil}), do: :ok
-
   def terminate(_reason, state) do
-    _stopped = stop_python(state)
+    _was_there = :persistent_term.erase({__MODULE__, self()})
+    _stopped = if state.process, do: stop_python(state, Config.shutdown(state.options))
     :ok
   end
 
-  defp stop_python(state) do
-    case Config.shutdown(state.options) do
-      0 ->
-        finish(state)
+  defp stop_python(state, 0), do: finish(state)
 
-      shutdown ->
-        OsProcess.terminate(state.process)
-        state |> await_exit(deadline(shutdown)) |> finish()
-    end
+  defp stop_python(state, shutdown) do
+    OsProcess.terminate(state.process)
+    state |> await_exit(deadline(shutdown)) |> finish()
   end
 
   # Port.close/1 would close our ears as well, and an exit status may not come: so we look.

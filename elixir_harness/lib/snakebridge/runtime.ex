@@ -22,8 +22,9 @@ defmodule SnakeBridge.Runtime do
   @type ref :: SnakeBridge.ref()
   @type result :: SnakeBridge.result()
 
-  defguardp is_name(name)
-            when is_binary(name) or (is_atom(name) and name not in [nil, true, false])
+  @doc false
+  defguard is_name(name)
+           when is_binary(name) or (is_atom(name) and name not in [nil, true, false])
 
   @doc "Calls a function. See `SnakeBridge.call/4`."
   @spec call(name(), name(), [term()], [SnakeBridge.call_option()]) :: result()
@@ -117,7 +118,7 @@ defmodule SnakeBridge.Runtime do
   @doc "Ends a session. See `SnakeBridge.release_session/2`."
   @spec release_session(String.t() | pid(), [SnakeBridge.node_option()]) ::
           {:ok, non_neg_integer()} | {:error, Exception.t()}
-  def release_session(session_id, opts \\ []) when is_binary(session_id) or is_pid(session_id) do
+  def release_session(session_id, opts \\ []) when is_name(session_id) or is_pid(session_id) do
     request({:release_session, session_id}, opts)
   end
 
@@ -178,12 +179,12 @@ defmodule SnakeBridge.Runtime do
   end
 
   # The session that is asked for. One of a context was opened, and is not to be opened again if it
-  # has ended; and a context says nothing to calls to another node than its own.
+  # has ended; and a context says nothing to calls to another node than its own, if it has one.
   defp scope(node, opts) do
     id = opts[:session_id]
 
     case SessionContext.current() do
-      %{node: ^node, session_id: own} = context when id in [nil, own] ->
+      %{node: home, session_id: own} = context when home in [nil, node] and id in [nil, own] ->
         %{session_id: own, must_exist: true, opened_on: context.opened_on}
 
       _none_or_elsewhere when id == nil ->

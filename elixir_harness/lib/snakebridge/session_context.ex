@@ -57,9 +57,11 @@ defmodule SnakeBridge.SessionContext do
   When the Python node is restarted, its sessions and objects are gone. Each call under a context
   from before answers so, with one `SnakeBridge.SessionNotFoundError` whose `reason` is
   `:node_restarted`, as refs from before answer `SnakeBridge.RefNotFoundError`. Nothing is opened again
-  behind your back, nothing more is logged, sent or exited; `open/1` begins a new session. A server
-  that uses the functions with a `!` crashes once, and its supervisor does that. As long as the node
-  is away, calls answer `SnakeBridge.NodeUnavailableError`, at once.
+  behind your back, nothing more is logged, sent or exited; `open/1` begins a new session. (A bare name
+  that is given as `session_id:` is opened anew, with the caller as its owner.) A server that uses the
+  functions with a `!` crashes once, and its supervisor does that. As long as the node is away, calls
+  answer `SnakeBridge.NodeUnavailableError`, at once; while it hangs, each costs its timeout, until the
+  connection is given up.
 
   Who wants to know before the next call monitors the node:
   `Process.monitor({:snakebridge, context.node})`.
@@ -80,7 +82,8 @@ defmodule SnakeBridge.SessionContext do
     * `cancel_on_timeout` - whether a call whose caller gave up is interrupted, default false
     * `own_thread` - whether its calls run on a thread of their own, as sqlite3 connections and
       CUDA contexts need it, default false
-    * `node` - the Python node; unless given, that of the context around it, or the default one
+    * `node` - the Python node; unless given, that of the context around it, or the default one; nil
+      if there is none yet, which stands for the one that is called
     * `opened_on` - the `creation` of that node, which tells one start of it from the next; nil until
       the session is opened
   """
@@ -111,8 +114,8 @@ defmodule SnakeBridge.SessionContext do
           node: node() | nil,
           opened_on: non_neg_integer() | nil,
           max_refs: non_neg_integer(),
-          ttl_seconds: non_neg_integer(),
-          grace_seconds: non_neg_integer(),
+          ttl_seconds: number(),
+          grace_seconds: number(),
           tags: map(),
           on_full: :evict | :error,
           cancel_on_timeout: boolean(),
@@ -148,8 +151,8 @@ defmodule SnakeBridge.SessionContext do
           ttl_seconds: Config.ttl_seconds(),
           grace_seconds: Config.grace_seconds()
         },
-        # The first of several counts.
-        Enum.reverse(opts)
+        # What is nil is not given, and the first of several counts.
+        for({_name, value} = option <- Enum.reverse(opts), value != nil, do: option)
       )
 
     %{
@@ -196,12 +199,14 @@ defmodule SnakeBridge.SessionContext do
   def current, do: Process.get(@context_key)
 
   @doc """
-  Makes `context` the context of this process, and returns the one before.
+  Makes `context` the context of this process, or leaves it without one if that is nil, and returns
+  the one before.
 
   Its session must be open on its node: a call under one that is not, or not any more, answers
   `SnakeBridge.SessionNotFoundError`.
   """
-  @spec put_current(t()) :: t() | nil
+  @spec put_current(t() | nil) :: t() | nil
+  def put_current(nil), do: clear_current()
   def put_current(%__MODULE__{} = context), do: Process.put(@context_key, context)
 
   @doc "Leaves this process without a context, and returns the one it had."
@@ -239,7 +244,8 @@ defmodule SnakeBridge.SessionContext do
   without one, if it has none), in whatever process it is called.
 
   It is for functions that other processes run: tasks, and callbacks that are given to Python.
-  `fun` may have up to three arguments.
+  `fun` may have up to three arguments. Without a context there is nothing to take along: what a task
+  or callback makes ends with its process; use `with_session/2`.
 
       iex> alias SnakeBridge.SessionContext
       iex> SessionContext.with_session([session_id: "sizes"], fn ->
@@ -259,17 +265,14 @@ defmodule SnakeBridge.SessionContext do
     do: fn a, b, c -> run(context, fun, [a, b, c]) end
 
   defp run(context, fun, args) do
-    previous = replace(context)
+    previous = put_current(context)
 
     try do
       apply(fun, args)
     after
-      replace(previous)
+      put_current(previous)
     end
   end
-
-  defp replace(nil), do: clear_current()
-  defp replace(context), do: put_current(context)
 
   # Unique among all BEAM nodes that share a Python node: the node's name is part of it.
   defp generate_session_id do

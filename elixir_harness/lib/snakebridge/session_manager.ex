@@ -24,13 +24,15 @@ defmodule SnakeBridge.SessionManager do
 
   alias SnakeBridge.{Options, Ref, Runtime, SessionMismatchError, SessionNotFoundError, StreamRef}
 
+  import Runtime, only: [is_name: 1]
+
   @type session_id :: String.t()
   @type ref :: Ref.t() | StreamRef.t()
   @type option :: {:node, node()} | {:timeout, timeout()}
   @type setting ::
           {:max_refs, non_neg_integer()}
-          | {:ttl_seconds, non_neg_integer()}
-          | {:grace_seconds, non_neg_integer()}
+          | {:ttl_seconds, number()}
+          | {:grace_seconds, number()}
           | {:tags, map()}
           | {:on_full, :evict | :error}
           | {:cancel_on_timeout, boolean()}
@@ -69,10 +71,11 @@ defmodule SnakeBridge.SessionManager do
   def register_ref(session_id, ref, opts \\ [])
 
   def register_ref(session_id, %module{session_id: session_id}, _opts)
-      when module in [Ref, StreamRef],
+      when is_binary(session_id) and module in [Ref, StreamRef],
       do: :ok
 
-  def register_ref(session_id, %module{} = ref, _opts) when module in [Ref, StreamRef] do
+  def register_ref(session_id, %module{} = ref, _opts)
+      when is_binary(session_id) and module in [Ref, StreamRef] do
     error = %SessionMismatchError{
       expected_session: ref.session_id,
       actual_session: session_id,
@@ -82,7 +85,7 @@ defmodule SnakeBridge.SessionManager do
     {:error, %{error | message: Exception.message(error)}}
   end
 
-  def register_ref(session_id, term, opts) do
+  def register_ref(session_id, term, opts) when is_binary(session_id) do
     with {:ok, _ref} <- Runtime.put(term, [session_id: session_id] ++ opts), do: :ok
   end
 
@@ -164,10 +167,13 @@ defmodule SnakeBridge.SessionManager do
 
   `{:ok, map}` with `id`, `owners`, `absent` (those of the owners whose node is lost), `refs` (how
   many), `created_at`, `last_used` (Unix seconds), `ttl_seconds`, `grace_seconds`, `max_refs`,
-  `on_full`, `tags`, `running` (how many calls run in it) and `calls` (how many have begun in it).
+  `on_full`, `tags`, `running` (how many calls run in it) and `calls` (how many have begun in it
+  since it was opened).
   """
   @spec session(session_id() | pid(), [option()]) :: {:ok, map()} | {:error, Exception.t()}
-  def session(session_id, opts \\ []), do: request({:session, session_id}, opts)
+  def session(session_id, opts \\ []) when is_name(session_id) or is_pid(session_id) do
+    request({:session, session_id}, opts)
+  end
 
   @doc "Describes all sessions: `{:ok, %{id => map}}`, with the map of `session/2`."
   @spec sessions([option()]) :: {:ok, %{session_id() => map()}} | {:error, Exception.t()}
@@ -175,7 +181,9 @@ defmodule SnakeBridge.SessionManager do
 
   @doc "Describes a session's refs: `{:ok, [%{ref:, type_name:, created_at:, last_used:, bytes:}]}`."
   @spec refs(session_id() | pid(), [option()]) :: {:ok, [map()]} | {:error, Exception.t()}
-  def refs(session_id, opts \\ []), do: request({:refs, session_id}, opts)
+  def refs(session_id, opts \\ []) when is_name(session_id) or is_pid(session_id) do
+    request({:refs, session_id}, opts)
+  end
 
   @doc """
   Describes the Python node: `{:ok, map}` with `node`, `creation`, `uptime` (seconds), `time` (Unix

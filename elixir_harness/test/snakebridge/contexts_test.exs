@@ -95,9 +95,6 @@ defmodule SnakeBridge.ContextsTest do
 
   describe "open" do
     test "returns what is wrong" do
-      assert {:error, %SnakeBridge.InvalidRequestError{}} =
-               SessionContext.open(grace_seconds: "long")
-
       assert {:error, %NodeUnavailableError{}} = SessionContext.open(node: :"nobody@127.0.0.1")
       assert_raise ArgumentError, fn -> SessionContext.open(opened_on: 1) end
     end
@@ -114,6 +111,39 @@ defmodule SnakeBridge.ContextsTest do
         end)
       end
     end
+  end
+
+  describe "a context without a node" do
+    test "says its session to the node that is called" do
+      {:ok, node} = SnakeBridge.Config.default_node()
+      python = Application.get_env(:snakebridge, :python)
+      Application.delete_env(:snakebridge, :python)
+      SnakeBridge.Config.delete_default_node()
+      context = SessionContext.create()
+      Application.put_env(:snakebridge, :python, python)
+      SnakeBridge.Config.put_default_node(node)
+      assert context.node == nil
+
+      call = fn -> SnakeBridge.call("collections", "Counter") end
+
+      assert {:error, %SessionNotFoundError{reason: :unknown}} =
+               SessionContext.with_session(context, call)
+
+      :ok = SnakeBridge.SessionManager.register_session(context.session_id, self())
+      assert {:ok, ref} = SessionContext.with_session(context, call)
+      assert ref.session_id == context.session_id
+
+      assert {:ok, 0} =
+               SessionContext.with_session(context, fn -> SnakeBridge.method(ref, "total") end)
+    end
+  end
+
+  test "the context nil is none" do
+    {:ok, context} = SessionContext.open()
+    assert SessionContext.put_current(context) == nil
+    assert SessionContext.put_current(nil) == context
+    assert SessionContext.put_current(nil) == nil
+    assert SessionContext.current() == nil
   end
 
   describe "a task" do
@@ -278,13 +308,13 @@ defmodule SnakeBridge.ContextsTest do
       assert Process.info(self(), :messages) == {:messages, []}
       assert {:ok, %{sessions: 0}} = SnakeBridge.info(node: node)
 
-      # It may be opened again, and is then there for all who know its name.
+      # It may be opened again, which makes another session: the context from before is no use there.
       {:ok, again} = SessionContext.open(session_id: id, node: node)
       assert again.opened_on != context.opened_on
+      assert %{session_id: ^id} = SessionContext.with_session(again, &counter/0)
 
-      for context <- [again, context] do
-        assert %{session_id: ^id} = SessionContext.with_session(context, &counter/0)
-      end
+      assert {:error, %SessionNotFoundError{reason: :node_restarted}} =
+               SessionContext.with_session(context, fn -> SnakeBridge.put(1) end)
     end
 
     test "if it was an implicit one, begins again", %{python: python, node: node} do

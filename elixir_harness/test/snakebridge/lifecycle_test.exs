@@ -28,6 +28,19 @@ defmodule SnakeBridge.LifecycleTest do
       assert {:error, %SessionNotFoundError{reason: :owner_down}} = SnakeBridge.session(id)
     end
 
+    test "is the current one, also beside one that was given away and is owned again" do
+      {heir, nil} = owner(fn -> nil end)
+
+      for _ <- 1..8 do
+        given = counter().session_id
+        :ok = SessionManager.give_away(given, heir)
+        assert SnakeBridge.current_session() == nil
+        :ok = SessionManager.add_owner(given, self())
+        assert SnakeBridge.current_session() in [nil, counter().session_id]
+        assert SnakeBridge.current_session() == counter().session_id
+      end
+    end
+
     test "is released by hand, and begins again" do
       first = counter()
       second = counter()

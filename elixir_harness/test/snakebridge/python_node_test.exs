@@ -71,6 +71,19 @@ defmodule SnakeBridge.PythonNodeTest do
       assert SnakeBridge.release_ref([ref, other]) == {:ok, 2}
     end
 
+    test "has a name that is told while its process is busy" do
+      pid = Process.whereis(PythonNode)
+      :sys.suspend(pid)
+
+      try do
+        assert {:ok, node} = SnakeBridge.Config.default_node()
+        assert PythonNode.node() == node
+        assert PythonNode.node(pid) == node
+      after
+        :sys.resume(pid)
+      end
+    end
+
     test "has a context of its own" do
       assert {:ok, pid} = start_python([])
       node = PythonNode.node(pid)
@@ -287,6 +300,26 @@ defmodule SnakeBridge.PythonNodeTest do
 
       assert log =~ "was lost and is back"
       assert PythonNode.os_pid() == os_pid
+    end
+
+    test "is started again if it is frozen and out of reach, however long a stop may take" do
+      assert {:ok, pid} = start_python(shutdown: :infinity)
+      node = PythonNode.node(pid)
+      os_pid = PythonNode.os_pid(pid)
+      :ok = :logger.add_handler(__MODULE__, __MODULE__, %{test: self()})
+
+      capture_log(fn ->
+        System.cmd("sh", ["-c", "kill -STOP #{os_pid}"])
+        Node.disconnect(node)
+        killed = "Python node #{node} did not stop when asked, and is killed."
+        # The runtime gives up connecting to it after seven seconds.
+        assert_receive {:logged, :warning, ^killed}, 20_000
+        eventually(fn -> match?({:ok, _info}, SnakeBridge.info(node: node)) end)
+      end)
+
+      refute alive?(os_pid)
+    after
+      :logger.remove_handler(__MODULE__)
     end
 
     test "fails the calls that were running" do

@@ -5,6 +5,7 @@ defmodule SnakeBridge.ReasonsTest do
 
   alias SnakeBridge.{
     InvalidRefError,
+    NodeUnavailableError,
     PythonNode,
     RefNotFoundError,
     SessionContext,
@@ -170,6 +171,18 @@ defmodule SnakeBridge.ReasonsTest do
       assert assert_raise(InvalidRefError, call!) == error
       sentence(Exception.message(error))
     end
+  end
+
+  test "NodeUnavailableError of an owner's node" do
+    {peer, node} = start_peer()
+    owner = :peer.call(peer, Process, :whereis, [:init])
+    :peer.stop(peer)
+
+    assert {:error, %NodeUnavailableError{reason: :owner_unreachable} = error} =
+             SessionContext.open(owner_pid: owner)
+
+    assert error.node == node
+    assert sentence(Exception.message(error)) =~ "cannot own a session"
   end
 
   # What happened, and after a colon or a comma what to do next.

@@ -83,11 +83,71 @@ defmodule SnakeBridge.SessionsTest do
     end
 
     test "says what is wrong with a setting" do
-      assert_raise SnakeBridge.InvalidRequestError, ~r/max_refs/, fn ->
-        SessionContext.with_session([max_refs: -1], fn -> flunk("not reached") end)
+      for {setting, sentence} <- [
+            {{:max_refs, -1}, ~r/:max_refs must be a number of refs, .* not -1/},
+            {{:max_refs, 1.5}, ~r/:max_refs must be/},
+            {{:ttl_seconds, -1}, ~r/:ttl_seconds must be seconds, .* not -1/},
+            {{:ttl_seconds, 1.0e10}, ~r/:ttl_seconds must be/},
+            {{:grace_seconds, "long"}, ~r/:grace_seconds must be seconds/},
+            {{:on_full, :explode}, ~r/:on_full must be :evict or :error, not :explode/},
+            {{:tags, [job: 1]}, ~r/:tags must be a map/},
+            {{:cancel_on_timeout, 1}, ~r/:cancel_on_timeout must be true or false/},
+            {{:own_thread, "yes"}, ~r/:own_thread must be true or false/}
+          ],
+          open <- [
+            &SessionContext.create/1,
+            &SessionContext.open/1,
+            &SessionContext.with_session(&1, fn -> flunk("not reached") end),
+            &SessionManager.register_session(unique("wrong"), self(), &1)
+          ] do
+        assert_raise ArgumentError, sentence, fn -> open.([setting]) end
       end
 
       assert SessionContext.current() == nil
+    end
+
+    test "takes a setting that is nil as not given" do
+      settings = SnakeBridge.Options.settings()
+      {:ok, default} = SessionContext.open()
+      {:ok, context} = SessionContext.open(Enum.map(settings, &{&1, nil}))
+      assert Map.take(context, settings) == Map.take(default, settings)
+
+      id = unique("nils")
+      :ok = SessionManager.register_session(id, self(), Enum.map(settings, &{&1, nil}))
+      {:ok, session} = SnakeBridge.session(id)
+      assert %{max_refs: 10_000, ttl_seconds: 0, on_full: :evict, tags: %{}} = session
+    end
+
+    test "takes fractions of seconds, and zeros for no limit" do
+      {:ok, context} = SessionContext.open(ttl_seconds: 0.5, grace_seconds: 0, max_refs: 0)
+      {:ok, session} = SnakeBridge.session(context.session_id)
+      assert %{ttl_seconds: 0.5, grace_seconds: 0, max_refs: 0} = session
+    end
+
+    test "is named by what can be an id, or its owner" do
+      for id <- [nil, true, 7, ~c"id"],
+          call <- [
+            &SnakeBridge.session/1,
+            &SnakeBridge.refs/1,
+            &SnakeBridge.release_session/1,
+            &SessionManager.session_exists?/1,
+            &SessionManager.list_refs/1,
+            &SessionManager.release_session/1,
+            &SessionManager.register_ref(&1, 1),
+            &SessionManager.register_ref(&1, %SnakeBridge.Ref{id: nil, session_id: &1})
+          ] do
+        assert_raise FunctionClauseError, fn -> call.(id) end
+      end
+
+      id = unique("atom")
+      :ok = SessionManager.register_session(id, self())
+
+      for name <- [id, String.to_atom(id)] do
+        assert SessionManager.session_exists?(name)
+        assert SessionManager.list_refs(name) == []
+      end
+
+      assert SnakeBridge.release_session(String.to_atom(id)) == {:ok, 0}
     end
 
     test "a context may be given to other processes" do
