@@ -1,7 +1,7 @@
 # Everything that is done to this project, on a developer's machine and in CI, is done from here.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests test test-python test-elixir fuzz chaos soak demo check check-python check-elixir \
+.PHONY: help setup setup-tests test test-python test-elixir fuzz chaos soak bench demo check check-python check-elixir \
     check-models format clean
 
 PYTHON := $(CURDIR)/.venv/bin/python
@@ -51,6 +51,12 @@ chaos: setup ## Kill and cut nodes at random for SECONDS=60, or as SEED says; se
 
 soak: setup ## Let OWNERS=1000000 come and go and CROWD=10000 die at once; see tests/soak.
 	@$(PYTHON) -m tests.soak.run $(OWNERS) $(CROWD)
+
+bench: setup ## Compare with a BEAM peer and others; BENCH="--help" for options; see benchmarks.
+	@$(PYTHON) -c 'import grpc, msgpack' 2>/dev/null || $(PYTHON) -m pip install --quiet \
+	    --disable-pip-version-check --config-settings editable_mode=compat --editable '.[bench]'
+	@cd $(HARNESS) && MIX_ENV=dev $(CURDIR)/scripts/quietly.sh mix compile
+	@$(PYTHON) -m benchmarks.run $(BENCH)
 
 demo: setup ## Run the example, a tour of how sessions live and end.
 	@cd $(EXAMPLE) && $(WITH_EPMD) mix run --no-start run.exs
