@@ -42,6 +42,8 @@ _NOTES: Final = 16
 _MAX_ATOM: Final = 255
 
 _OWN_FILES = str(Path(__file__).parent) + os.sep
+#: What is compiled is named as it was where that was done.
+_OWN_COMPILED = "pynode/etf/_compiled.pyx"
 
 _ERROR, _EXIT, _THROW = Atom("error"), Atom("exit"), Atom("throw")
 _NORMAL, _SHUTDOWN, _KILLED = Atom("normal"), Atom("shutdown"), Atom("killed")
@@ -202,9 +204,13 @@ def _traceback(error: BaseException) -> str:
 
 
 def _not_ours(start: TracebackType | None) -> TracebackType | None:
-    while start is not None and start.tb_frame.f_code.co_filename.startswith(_OWN_FILES):
+    while start is not None and _is_own(start.tb_frame.f_code.co_filename):
         start = start.tb_next
     return start
+
+
+def _is_own(filename: str) -> bool:
+    return filename.startswith(_OWN_FILES) or filename.endswith(_OWN_COMPILED)
 
 
 def _encodable(text: Any) -> str:

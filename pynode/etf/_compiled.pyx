@@ -20,8 +20,10 @@ from cpython.ref cimport Py_INCREF, Py_XDECREF
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTuple_New, PyTuple_SET_ITEM
 from cpython.unicode cimport PyUnicode_AsUTF8String, PyUnicode_DecodeUTF8
 from libc.math cimport isfinite
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.unistd cimport usleep
 
 from struct import error as StructError
 from types import NoneType
@@ -53,6 +55,9 @@ cdef extern from "Python.h":
     void *PyUnicode_DATA(object)
     PyObject *Py_TYPE "(PyObject *)Py_TYPE"(object)
     double PyFloat_AS_DOUBLE(object)
+    bint PyObject_IS_GC(object)
+    bint PyObject_GC_IsTracked(object)
+    void PyObject_GC_UnTrack(object)
 
 # The tags, as in pynode.etf.tags.
 cdef enum:
@@ -128,6 +133,36 @@ cdef inline double _f64(const uint8_t *at) noexcept:
     return number
 
 
+cdef struct Breath:
+    #: Terms in containers so far, and the nanosecond in which others were let run.
+    Py_ssize_t steps
+    int64_t last
+
+
+cdef int64_t _now() noexcept:
+    cdef timespec moment
+    clock_gettime(CLOCK_MONOTONIC, &moment)
+    return <int64_t>moment.tv_sec * 1_000_000_000 + moment.tv_nsec
+
+
+cdef inline void _breathe(Breath *breath) noexcept:
+    """Count a step, and let other threads run every two milliseconds: a large term takes long."""
+    breath.steps += 1
+    if not breath.steps & 255:
+        _let_run(breath)
+
+
+cdef void _let_run(Breath *breath) noexcept:
+    cdef int64_t now = _now()
+    if breath.last == 0:
+        breath.last = now
+    elif now - breath.last > 2_000_000:
+        # Who waits for the global lock takes longer to wake than to give it back and take it again.
+        with nogil:
+            usleep(1)
+        breath.last = _now()
+
+
 # --- what was seen last, by its bytes
 
 
@@ -184,6 +219,7 @@ cdef struct Reader:
     Py_ssize_t depth
     #: Whether there were so many that each map has to be looked at; see _guarded_map.
     bint guarded
+    Breath breath
     #: How many terms there may be; fewer than there are bytes, if they have to be counted.
     Py_ssize_t terms
     bint counted
@@ -217,6 +253,7 @@ def decode_at(data, Py_ssize_t offset, *, struct=None, fun=None, limits=LIMITS):
     reader.depth = min(limits.depth, DEEP)
     reader.soft_depth = min(limits.depth, MAX_KEY_DEPTH)
     reader.guarded = False
+    reader.breath.steps = reader.breath.last = 0
     reader.terms = limits.terms
     reader.counted = reader.size - offset > reader.terms
     if offset < 0:
@@ -237,6 +274,7 @@ cdef object _read(
     cdef uint8_t tag
     cdef Seen *slot
     cdef double number
+    cdef bint flat
     if left < 1:
         raise _truncated(r.size)
     at = r.data + r.pos
@@ -284,13 +322,24 @@ cdef object _read(
             # Not made at once: what it says that it has may not come.
             items = []
             for i in range(count):
+                _breathe(&r.breath)
                 items.append(_read(r, data, struct, fun, limits, depth + 1))
             return tuple(items)
         whole = PyTuple_New(count)
+        flat = True
         for i in range(count):
+            _breathe(&r.breath)
             value = _read(r, data, struct, fun, limits, depth + 1)
+            if PyObject_IS_GC(value) and (
+                Py_TYPE(value) != <PyObject *>tuple or PyObject_GC_IsTracked(value)
+            ):
+                flat = False
             Py_INCREF(value)
             PyTuple_SET_ITEM(whole, i, value)
+        if flat:
+            # It can be part of no cycle. The garbage collector would find out at its next turn, which
+            # takes 0.1 s for a million of them, and nobody else runs meanwhile.
+            PyObject_GC_UnTrack(whole)
         return whole
     if tag == NIL_EXT:
         r.pos += 1
@@ -308,30 +357,11 @@ cdef object _read(
         if left < 5:
             raise _truncated(r.size)
         size = 9 + 4 * <Py_ssize_t>at[2] + at[4]
-        if size <= left:
-            slot = _slot(_references, IDENTIFIERS, at, size)
-            if _is(slot, at, size):
-                r.pos += size
-                return <object>slot.value
-            value = _read_by(_new_reference, r, data)
-            if r.data + r.pos == at + size and at[3] == SMALL_ATOM_UTF8_EXT:
-                _keep(slot, PyBytes_FromStringAndSize(<const char *>at, size), value)
-            return value
-        return _read_by(_new_reference, r, data)
+        return _read_identifier(r, data, _references, size, at[3], _new_reference)
     if tag == NEW_PID_EXT:
         if left < 3:
             raise _truncated(r.size)
-        size = 15 + <Py_ssize_t>at[2]
-        if size <= left:
-            slot = _slot(_pids, IDENTIFIERS, at, size)
-            if _is(slot, at, size):
-                r.pos += size
-                return <object>slot.value
-            value = _read_by(_new_pid, r, data)
-            if r.data + r.pos == at + size and at[1] == SMALL_ATOM_UTF8_EXT:
-                _keep(slot, PyBytes_FromStringAndSize(<const char *>at, size), value)
-            return value
-        return _read_by(_new_pid, r, data)
+        return _read_identifier(r, data, _pids, 15 + <Py_ssize_t>at[2], at[1], _new_pid)
     if tag == STRING_EXT:
         if left < 3 or left - 3 < _u16(at + 1):
             raise _truncated(r.size)
@@ -365,6 +395,23 @@ cdef object _read(
     if i > r.size:
         raise _truncated(r.size)
     r.pos = i
+    return value
+
+
+cdef object _read_identifier(
+    Reader *r, bytes data, Seen *table, Py_ssize_t size, uint8_t node_tag, object reader
+):
+    """Return the pid or reference of so many bytes that begins here, by `reader` if it is new."""
+    cdef const uint8_t *at = r.data + r.pos
+    cdef Seen *slot
+    if size > r.size - r.pos or node_tag != SMALL_ATOM_UTF8_EXT:
+        return _read_by(reader, r, data)
+    slot = _slot(table, IDENTIFIERS, at, size)
+    if _is(slot, at, size):
+        r.pos += size
+        return <object>slot.value
+    value = _read_by(reader, r, data)
+    _keep(slot, PyBytes_FromStringAndSize(<const char *>at, size), value)
     return value
 
 
@@ -420,6 +467,7 @@ cdef object _read_list(
         elif r.counted:
             _count(r, count)
         for i in range(count):
+            _breathe(&r.breath)
             at = r.data + r.pos
             if r.size - r.pos > 4 and at[0] == INTEGER_EXT:
                 r.pos += 5
@@ -460,6 +508,7 @@ cdef object _read_map(
     if count > SMALL_MAP:
         items = []
     for i in range(count):
+        _breathe(&r.breath)
         key = _read(r, data, struct, fun, limits, depth + 1)
         value = _read(r, data, struct, fun, limits, depth + 1)
         if items is None:
@@ -548,6 +597,7 @@ cdef class _Writer:
     cdef uint8_t *data
     cdef Py_ssize_t size
     cdef Py_ssize_t capacity
+    cdef Breath breath
     cdef object default
     #: What default returned for which object; see _pure_encode.
     cdef dict made
@@ -742,6 +792,7 @@ cdef class _Writer:
         if depth >= DEEP:
             raise _Unusual
         for i in range(PyTuple_GET_SIZE(items)):
+            _breathe(&self.breath)
             self.write(<object>PyTuple_GET_ITEM(items, i), depth + 1)
         return 0
 
@@ -776,6 +827,7 @@ cdef class _Writer:
             distinct = False
         seen = None if distinct else set()
         for i in range(size):
+            _breathe(&self.breath)
             start = self.size
             self.write(<object>PyList_GET_ITEM(keys, i), depth + 1)
             if not distinct:

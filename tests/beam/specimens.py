@@ -322,7 +322,6 @@ async def wake(key: str) -> None:
 
 async def asking(key: str, function: Callable[[Any], Any], argument: Any) -> Any:
     """Call an Elixir function from within a coroutine."""
-    note(key, "asking")
     return await asyncio.to_thread(swallow, key, function, argument)
 
 
@@ -356,6 +355,7 @@ def apply(function: Callable[..., Any], *args: Any) -> Any:
 def swallow(key: str, function: Callable[..., Any], *args: Any) -> Any:
     """Call an Elixir function, and note what that raises."""
     try:
+        note(key, "asking")
         return function(*args)
     except BaseException as error:
         note(key, type(error).__name__)

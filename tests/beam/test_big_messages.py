@@ -184,13 +184,13 @@ def test_small_calls_are_answered_while_a_large_term_is_decoded(
     name = Atom(module_pynode.name)
     sent, counted = any_beam.eval(
         """
-        Term = [{X, Y} || X <- lists:seq(1, 1000), Y <- lists:seq(1, 1000)],
+        Term = [{X, Y} || X <- lists:seq(1, 1000), Y <- lists:seq(1, 2000)],
         Self = self(),
         {Pid, _} = spawn_monitor(fun() ->
             Call = {call, <<"builtins">>, <<"len">>, [Term], #{}},
             Id = gen_server:send_request({snakebridge, N}, Call),
             Self ! sent,
-            {reply, {ok, 1000000}} = gen_server:receive_response(Id, infinity)
+            {reply, {ok, 2000000}} = gen_server:receive_response(Id, infinity)
         end),
         receive sent -> ok end,
         Loop = fun Loop(Count) ->
@@ -207,7 +207,7 @@ def test_small_calls_are_answered_while_a_large_term_is_decoded(
     )
     # If they had to wait for it, there would be one at most.
     assert sent is True
-    assert counted > 20
+    assert counted > 3
 
 
 # --- order

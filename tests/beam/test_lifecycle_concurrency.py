@@ -137,7 +137,7 @@ def test_errors_pass_through_all_levels(
     )
     assert answer[0] == "EXIT"
     assert answer[1][0] == (Atom("level"), 3, "pynode.errors.RemoteError")
-    assert events(any_beam, module_pynode, key) == ["RemoteError"] * 3
+    assert events(any_beam, module_pynode, key) == ["asking"] * 3 + ["RemoteError"] * 3
     assert make(owner, module_pynode, "math.sqrt", 4, session_id=name) == 2.0
     owner.exit()
 

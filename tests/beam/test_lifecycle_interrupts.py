@@ -53,6 +53,18 @@ class Stop:
         """Begin a call in the session."""
         return start(self.caller, self.python, *request)
 
+    def ask_elixir(self, specimen: str, key: str) -> None:
+        """Begin a call in the session that calls an Elixir function, which never returns."""
+        self.caller.start_eval(
+            f"Request = {{call, Module, F, [Key, {NEVER}, 1], #{{}}, #{{session_id => S}}}},"
+            "gen_server:call({snakebridge, Node}, Request, infinity)",
+            Node=Atom(self.python.name),
+            Module=SPECIMENS,
+            F=specimen,
+            Key=key,
+            S=self.session,
+        )
+
     def over(self) -> bool:
         """Whether no call runs."""
         return bool(info(self.beam, self.python)["running_calls"] == 0)
@@ -106,15 +118,8 @@ def test_a_generator_that_does_not_come_to_its_next_item(it: Stop, key: str) -> 
 
 def test_a_call_that_waits_for_a_function_of_elixirs(it: Stop, key: str) -> None:
     # Nobody answers: the process of the function lives on after what has asked for it.
-    it.caller.start_eval(
-        f"Request = {{call, Module, swallow, [Key, {NEVER}, 1], #{{}}, #{{session_id => S}}}},"
-        "gen_server:call({snakebridge, Node}, Request, infinity)",
-        Node=Atom(it.python.name),
-        Module=SPECIMENS,
-        Key=key,
-        S=it.session,
-    )
-    wait_until(lambda: info(it.beam, it.python)["running_calls"] == 1)
+    it.ask_elixir("swallow", key)
+    wait_for_events(it.beam, it.python, key, ["asking"])
     it.stop()
     wait_for_events(it.beam, it.python, key, ["CallInterrupted"])
     wait_until(it.over)
@@ -132,14 +137,7 @@ def test_a_coroutine(it: Stop, key: str) -> None:
 
 
 def test_a_coroutine_that_waits_for_a_function_of_elixirs(it: Stop, key: str) -> None:
-    it.caller.start_eval(
-        f"Request = {{call, Module, asking, [Key, {NEVER}, 1], #{{}}, #{{session_id => S}}}},"
-        "gen_server:call({snakebridge, Node}, Request, infinity)",
-        Node=Atom(it.python.name),
-        Module=SPECIMENS,
-        Key=key,
-        S=it.session,
-    )
+    it.ask_elixir("asking", key)
     wait_for_events(it.beam, it.python, key, ["asking"])
     assert make(it.beam, it.python, "resting", 0.0, "others run on") == "others run on"
     it.stop()

@@ -74,6 +74,8 @@ def test_a_call_that_sleeps_for_a_minute_and_one_that_holds_the_lock_meanwhile(
         ]
         return peer.start_eval(source, N=Atom(python.name), Rs=requests)
 
+    for peer in peers:  # while it can be done at once
+        peer.eval("true = net_kernel:connect_node(N)", N=Atom(python.name))
     sleeping = [ask(peer, "sleep", A_MINUTE, module="time") for peer in peers]
     holding = ask(peers[0], "eval", HOLD_THE_LOCK)
     four = (Atom("ok"), 4.0)
