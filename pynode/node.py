@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 from contextlib import ExitStack
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeAlias, TypeVar
 
 from pynode import calls, config, gen, posix
@@ -404,6 +405,16 @@ class Node:
     def run_async(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Await `coroutine` on the node's event loop and return its result."""
         return self._loop.run(coroutine)
+
+    def run_in(self, task: Task, function: Callable[..., Any], *args: Any) -> Any:
+        """Return what a function of the user's does, awaited if that is a coroutine.
+
+        See `Task.interruptible`.
+        """
+        value = task.interruptible(function, *args)
+        if type(value) is CoroutineType:
+            value = task.interruptible(self.run_async, value)
+        return value
 
     def awaited(self, coroutine: Coroutine[Any, Any, Any], task: Task) -> Awaited:
         """Return `coroutine`, to be awaited on the node's event loop for a suspended task."""

@@ -21,7 +21,6 @@ import time
 from contextlib import suppress
 from contextvars import ContextVar, Token
 from queue import Empty, SimpleQueue
-from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Self
 
 from pynode.destination import Destination, node_of
@@ -464,9 +463,7 @@ class Spawned(Process):
         token = _current.set(self)
         try:
             try:
-                value = body.interruptible(self._call)
-                if type(value) is CoroutineType:
-                    value = body.interruptible(self.node.run_async, value)
+                value = self.node.run_in(body, self._call)
                 reason = self.returned(value)
                 payload = encode(reason, self.default)
             except BaseException as error:  # noqa: BLE001 (sys.exit() is an exit, too)

@@ -101,8 +101,7 @@ def _do_next(call: Call, ref: Any, count: Any) -> Any:
             f"A {type(iterator).__name__} is no iterator: make one of it with builtins.iter.",
             reason="not_an_iterator",
         )
-    if not isinstance(count, int) or isinstance(count, bool) or not 0 < count < 2**31:
-        raise invalid(f"The number of items to fetch is {short(count)}")
+    _check_count(count, "items to fetch")
     items: list[Any] = []
     try:
         call.interruptible(items.extend, itertools.islice(iterator, count))
@@ -199,8 +198,7 @@ def _do_types(call: Call, session_id: Any = None) -> Any:
 def _do_top(call: Call, order: Any, count: Any) -> Any:
     if not isinstance(order, str) or order not in ORDERS:
         raise invalid(f"The order is {short(order)}, which is none of {', '.join(ORDERS)}")
-    if not isinstance(count, int) or isinstance(count, bool) or not 0 < count < 2**31:
-        raise invalid(f"The number of sessions and types is {short(count)}")
+    _check_count(count, "sessions and types")
     return (OK, call.bridge.top(order, count).to_term())
 
 
@@ -219,6 +217,11 @@ def _do_cancel(call: Call, caller: Any) -> Any:
 def _session_id(value: Any) -> str | Pid:
     """Return what names a session: its id, or the pid whose implicit one it is."""
     return value if isinstance(value, Pid) else text(value, "session id")
+
+
+def _check_count(value: Any, what: str) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**31:
+        raise invalid(f"The number of {what} is {short(value)}")
 
 
 def _pid(value: Any) -> Pid:

@@ -207,12 +207,16 @@ class Bridge(Destination):
         if reason == NOCONNECTION:
             self.registry.owner_lost(owner, confirm)
             # A new connection may have been there before the old one was known to be lost.
-            self._node_event(True, owner.node)  # noqa: FBT003
+            self._node_up(owner.node)
         else:
             self.registry.owner_down(owner, confirm)
 
     def _node_event(self, up: bool, peer: str) -> None:  # noqa: FBT001
-        connection = self.node.connection(peer) if up else None
+        if up:
+            self._node_up(peer)
+
+    def _node_up(self, peer: str) -> None:
+        connection = self.node.connection(peer)
         if connection is not None:
             self.registry.node_up(peer, connection.creation)
 

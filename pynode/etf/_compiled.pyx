@@ -62,6 +62,7 @@ cdef extern from "Python.h":
 # The tags, as in pynode.etf.tags.
 cdef enum:
     NEW_FLOAT_EXT = 70
+    COMPRESSED = 80
     NEW_PID_EXT = 88
     NEWER_REFERENCE_EXT = 90
     SMALL_INTEGER_EXT = 97
@@ -228,10 +229,10 @@ cdef struct Reader:
 def decode(data, *, struct=None, fun=None, limits=LIMITS):
     """See `pynode.etf._pure.decode`."""
     whole = data if type(data) is bytes else bytes(memoryview(data))
+    if not whole or whole[0] != VERSION:
+        return _pure_decode.decode(whole)  # raises
     start = 1
-    if not whole or whole[0] != VERSION or (len(whole) > 1 and whole[1] == 80):
-        if not whole or whole[0] != VERSION:
-            return _pure_decode.decode(whole)  # raises
+    if len(whole) > 1 and whole[1] == COMPRESSED:
         whole = _pure_decode._decompress(whole, limits.decompressed)
         start = 0
     term, end = decode_at(whole, start, struct=struct, fun=fun, limits=limits)

@@ -21,7 +21,6 @@ import time
 import traceback
 from collections import deque
 from queue import Empty, SimpleQueue
-from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from pynode import gen
@@ -296,9 +295,7 @@ class Server(Process):
         """
         turn = self._turn
         try:
-            value = turn.interruptible(function, *args)
-            if type(value) is CoroutineType:
-                value = turn.interruptible(self.node.run_async, value)
+            value = self.node.run_in(turn, function, *args)
         finally:
             turn.close_window()
             if not self._alive:

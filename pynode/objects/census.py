@@ -58,8 +58,12 @@ def measure_of(kind: type) -> Measure:
 
 def size_of(obj: Any) -> int | None:
     """Return what `measure_of` its type says about an object, or None; never raises."""
+    return _measured(measure_of(type(obj)), obj)
+
+
+def _measured(measure: Measure, obj: Any) -> int | None:
     try:
-        return measure_of(type(obj))(obj)
+        return measure(obj)
     except Exception:  # noqa: BLE001 (a released memoryview, for instance)
         return None
 
@@ -125,10 +129,7 @@ class Census:
             tally.count += 1
             home.count += 1
             if measuring and measure is not _unknown:
-                try:
-                    size = measure(entry.obj)
-                except Exception:  # noqa: BLE001 (a released memoryview, for instance)
-                    size = None
+                size = _measured(measure, entry.obj)
                 if size is not None:
                     for each in (tally, home):
                         each.bytes += size

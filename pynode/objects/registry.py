@@ -84,9 +84,9 @@ class Registry:
 
     `defer` is given functions to be run soon, on another thread, in any order: what is left to do
     for objects of one session. They run destructors and other code of the user's, and do not
-    raise. `ended` is told about each session
-    that has ended and why, before its objects are unwound, so that calls which run in it can be
-    interrupted. Neither is called under the lock, and `defer` does not raise.
+    raise. `ended` is told about each session that has ended and why, before its objects are
+    unwound, so that calls which run in it can be interrupted. Neither is called under the lock, and
+    `defer` does not raise.
 
     `defaults` are the settings of sessions that are opened without any. `clock` counts seconds,
     `wall_clock` Unix seconds.
@@ -166,8 +166,7 @@ class Registry:
         session = self._sessions.get(session_id)
         if session is None:
             with self._guard:
-                reason = self._departed.why_session(session_id)
-            raise session_not_found(session_id, reason)
+                session = self._living(session_id)
         return session
 
     def add_owner(self, session_id: str, owner: Pid) -> None:
@@ -176,12 +175,7 @@ class Registry:
         Raises SessionNotFoundError with the reason.
         """
         with self._guard:
-            session = self._sessions.get(session_id)
-            reason = UNKNOWN if session else self._departed.why_session(session_id)
-            if session is not None:
-                self._join(session, owner)
-        if session is None:
-            raise session_not_found(session_id, reason)
+            self._join(self._living(session_id), owner)
 
     def remove_owner(self, session_id: str, owner: Pid) -> None:
         """Go on without this owner; a session whose last owner leaves is released.
@@ -208,14 +202,11 @@ class Registry:
         `giver` is no owner.
         """
         with self._guard:
-            session = self._sessions.get(session_id)
-            reason = UNKNOWN if session else self._departed.why_session(session_id)
-            is_owner = session is not None and giver in session.owners
-            if session is not None and is_owner and giver != receiver:
+            session = self._living(session_id)
+            is_owner = giver in session.owners
+            if is_owner and giver != receiver:
                 self._join(session, receiver)
                 self._part(session, giver)
-        if session is None:
-            raise session_not_found(session_id, reason)
         if not is_owner:
             raise InvalidRequestError(
                 f"{giver} cannot give session {session_id} away because it is not an owner of it: "
@@ -497,6 +488,13 @@ class Registry:
             return Counts(len(self._sessions), len(self._entries), len(self._owners))
 
     # --- under the lock ---
+
+    def _living(self, session_id: str) -> Session:
+        """Return the living session of this name; see `session`."""
+        session = self._sessions.get(session_id)
+        if session is None:
+            raise session_not_found(session_id, self._departed.why_session(session_id))
+        return session
 
     def _open(self, session_id: str, owner: Pid, settings: SessionSettings) -> Session:
         session = Session(session_id, settings, self._origin, self._clock())
