@@ -39,6 +39,11 @@ def alias_of(tag: Any) -> Reference | None:
     return None
 
 
+def is_from(value: Any) -> bool:
+    """Whether `value` is the second part of a call: ``{Pid, Tag}``."""
+    return type(value) is tuple and len(value) == 2 and type(value[0]) is Pid
+
+
 def reply_to(sender: Pid, caller: Pid, tag: Any) -> ControlMessage:
     """Return the control message that an answer goes with (`gen:reply/2`)."""
     alias = alias_of(tag)

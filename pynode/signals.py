@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import logging
 import threading
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pynode import etf
 from pynode.dist.task import Task
@@ -42,15 +42,29 @@ OnDown: TypeAlias = "Callable[[Any], object]"
 OnSpawned: TypeAlias = "Callable[[Pid | Atom, int], None]"
 
 
-class _Monitor(NamedTuple):
+class _Monitor:
     """A monitor of ours, or a request to spawn, which is answered before that fires."""
 
-    connection: Connection
-    sender: Pid
-    #: None for a process that is being spawned.
-    target: Pid | Atom | None
-    on_down: OnDown | None
-    on_spawned: OnSpawned | None = None
+    __slots__ = ("connection", "on_down", "on_spawned", "sender", "target")
+
+    def __init__(
+        self,
+        connection: Connection,
+        sender: Pid,
+        target: Pid | Atom | None,
+        on_down: OnDown | None,
+        on_spawned: OnSpawned | None = None,
+    ) -> None:
+        self.connection = connection
+        self.sender = sender
+        #: None for a process that is being spawned.
+        self.target = target
+        self.on_down = on_down
+        self.on_spawned = on_spawned
+
+    def spawned(self, pid: Pid) -> _Monitor:
+        """Return the monitor on the process that was asked for."""
+        return _Monitor(self.connection, self.sender, pid, self.on_down)
 
 
 class Signals:
@@ -268,7 +282,7 @@ class Signals:
             given_up = self._abandoned.pop(m.req_id, None)
             monitor = self._monitors.pop(m.req_id, None)
             if monitor is not None and spawned and monitor.on_down is not None:
-                self._monitors[m.req_id] = monitor._replace(target=m.result, on_spawned=None)
+                self._monitors[m.req_id] = monitor.spawned(m.result)
         self._check(m.req_id, connection)
         if given_up is not None and spawned and m.flags & cm.SPAWN_MONITOR:
             control = cm.DemonitorP(given_up.sender, m.result, m.req_id)

@@ -23,7 +23,7 @@ from pynode.errors import BridgeError, DecodeError, InvalidRequestError, NodeUna
 from pynode.objects import OWNER_DOWN, Census, Registry, Session, Tally, Unwinding
 from pynode.show import short
 from pynode.signals import NOCONNECTION
-from pynode.terms import Atom, Fun, Pid, Reference
+from pynode.terms import Fun, Pid, Reference
 from pynode.values import Ref, decode, from_struct
 
 if TYPE_CHECKING:
@@ -328,11 +328,12 @@ class Bridge(Destination):
             message = decode(payload, struct=struct, fun=self._callable, limits=limits)
         except DecodeError as error:
             return self._undecodable(connection, payload, error)
-        match message:
-            case (Atom("$gen_call"), (Pid() as caller, tag), request):
-                return self._call(connection, caller, tag, request, first_ref)
-            case (Atom("$gen_cast"), request):
-                return self._call(connection, None, None, request, first_ref)
+        if type(message) is tuple:
+            if len(message) == 3 and message[0] == gen.CALL and gen.is_from(message[1]):
+                caller, tag = message[1]
+                return self._call(connection, caller, tag, message[2], first_ref)
+            if len(message) == 2 and message[0] == gen.CAST:
+                return self._call(connection, None, None, message[1], first_ref)
         log.debug("ignored a message that is no request: %s", short(message))
         return None
 
@@ -340,13 +341,13 @@ class Bridge(Destination):
         return _Callback.bind(fun, self.node)
 
     def _undecodable(self, connection: Connection, payload: bytes, error: DecodeError) -> Call:
-        match gen.envelope(payload):
-            case Atom("$gen_call"), (Pid() as caller, tag):
-                call = Call(self, connection, caller, tag, None)
-                call.fail_with(InvalidRequestError(str(error), reason="undecodable"))
-                self.calls[call.key] = call
-                return call
-        raise error
+        kind, sender = gen.envelope(payload)
+        if kind != gen.CALL or not gen.is_from(sender):
+            raise error
+        call = Call(self, connection, sender[0], sender[1], None)
+        call.fail_with(InvalidRequestError(str(error), reason="undecodable"))
+        self.calls[call.key] = call
+        return call
 
     def _call(
         self,

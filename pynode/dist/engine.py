@@ -42,6 +42,8 @@ from contextlib import contextmanager, nullcontext
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
+from mypy_extensions import mypyc_attr
+
 from pynode import config
 from pynode.dist.task import AWAITED, INTERRUPT, CallInterrupted, Task
 from pynode.dist.timers import Timers
@@ -80,6 +82,7 @@ class _Work(Task):
             log.exception("internal error in %r; please report it", self._function)
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Source(ABC):
     """Where tasks come from. The thread that holds `role` reads from it."""
 

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias, TypeVar
 
+from mypy_extensions import mypyc_attr
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
     from queue import SimpleQueue
@@ -47,6 +49,7 @@ class CallInterrupted(BaseException):
     __module__ = "pynode"  # where users find it
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Task:
     """Something to run. `lane` is what it must not overtake, or None.
 
@@ -60,8 +63,8 @@ class Task:
         "_elsewhere",
         "_inbox",
         "_interrupted",
+        "_running_on",
         "_shielded",
-        "_thread",
         "in_lane",
         "lane",
         "lets_in",
@@ -88,7 +91,8 @@ class Task:
         self._elsewhere: tuple[SimpleQueue[Any], ...] = ()
         self._interrupted = False
         self._shielded = False
-        self._thread = 0
+        #: The thread that is inside `interruptible` for it, 0 if none is.
+        self._running_on = 0
 
     def run(self) -> None:
         """Do it, all of it, without raising."""
@@ -107,7 +111,7 @@ class Task:
     @property
     def is_running(self) -> bool:
         """Whether it is inside `interruptible` now, or suspended."""
-        return self._thread != 0 or self.suspended
+        return self._running_on != 0 or self.suspended
 
     @property
     def interrupted(self) -> bool:
@@ -127,7 +131,7 @@ class Task:
         with _lock:
             if self._interrupted:
                 raise CallInterrupted
-            self._thread = threading.get_ident()
+            self._running_on = threading.get_ident()
         try:
             return function(*args, **kwargs)
         finally:
@@ -147,8 +151,8 @@ class Task:
                 inbox.put(INTERRUPT)
             if self._inbox is not None:
                 self._inbox.put(INTERRUPT)
-            elif self._thread and not self._shielded:
-                _set_async_exc(self._thread, CallInterrupted)
+            elif self._running_on and not self._shielded:
+                _set_async_exc(self._running_on, CallInterrupted)
         if cancel is not None:
             cancel()
 
@@ -180,7 +184,7 @@ class Task:
         """
         with _lock:
             if self._may_raise and (inbox is not None or not self._shielded):
-                _set_async_exc(self._thread, _NOTHING)
+                _set_async_exc(self._running_on, _NOTHING)
                 raise CallInterrupted
             outer = (self._shielded, self._inbox)
             self._shielded = True
@@ -196,7 +200,7 @@ class Task:
 
     @property
     def _may_raise(self) -> bool:
-        return self._interrupted and self._thread != 0
+        return self._interrupted and self._running_on != 0
 
     def close_window(self) -> None:
         """Let no exception come from here on.
@@ -207,7 +211,7 @@ class Task:
         while True:
             try:
                 with _lock:
-                    thread, self._thread = self._thread, 0
+                    thread, self._running_on = self._running_on, 0
                     if self._interrupted and thread:
                         _set_async_exc(thread, _NOTHING)  # it may not have been delivered yet
                 return
