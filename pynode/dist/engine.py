@@ -36,7 +36,6 @@ import itertools
 import logging
 import threading
 import time
-from abc import ABC, abstractmethod
 from collections import deque
 from contextlib import contextmanager, nullcontext
 from queue import SimpleQueue
@@ -83,7 +82,7 @@ class _Work(Task):
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-class Source(ABC):
+class Source:
     """Where tasks come from. The thread that holds `role` reads from it."""
 
     def __init__(self) -> None:
@@ -95,9 +94,9 @@ class Source(ABC):
         self.congested = False
         self.aside: deque[Task] = deque()
 
-    @abstractmethod
     def next_task(self) -> Task | None:
         """Wait for the next task; None when there will be no more."""
+        raise NotImplementedError
 
 
 class _WorkQueue(Source):
@@ -137,6 +136,7 @@ class _Lane:
         return self.own is not None and self.own.ident is not None
 
 
+@mypyc_attr(native_class=False)
 class _Worker(threading.Thread):
     """A thread that reads from the source it is given, and then waits for the next one."""
 
@@ -172,6 +172,7 @@ class _Worker(threading.Thread):
                 return
 
 
+@mypyc_attr(native_class=False)
 class _OwnThread(threading.Thread):
     """The thread of a lane that has one for itself."""
 
