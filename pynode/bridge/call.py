@@ -185,7 +185,7 @@ class Call(Task):
             self.interrupt()  # it waited where nobody stops what waits
         self.within = None
         if self.lane is not None:
-            self.bridge.count_call()
+            self.bridge.underway.count()
             within = self.home()
             if within is not None:
                 self._enter(within)
@@ -205,7 +205,7 @@ class Call(Task):
             self.bridge.registry.touch(entry)
         if self.within is not None:
             self.within.running -= 1
-        self.bridge.done(self)
+        self.bridge.underway.done(self)
         # If its session has ended, these are the last to hold the objects: they go here, where a
         # slow destructor delays no more than the rest of this session, and not with the call.
         self.params, self.entry = (), None

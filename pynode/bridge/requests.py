@@ -208,7 +208,7 @@ def _do_info(call: Call) -> Any:
 
 def _do_cancel(call: Call, caller: Any) -> Any:
     _pid(caller)
-    for other in list(call.bridge.calls.values()):
+    for other in list(call.bridge.underway.calls.values()):
         if other.caller == caller and other is not call:
             call.bridge.interrupt(other)
     return OK

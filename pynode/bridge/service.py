@@ -11,20 +11,19 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from pynode import config, gen, posix
+from pynode import config, posix
 from pynode._version import __version__
 from pynode.bridge import views
 from pynode.bridge.call import Call
+from pynode.bridge.underway import Underway
 from pynode.bridge.views import NodeInfo, RefInfo, SessionInfo, Top, TypeInfo
 from pynode.calls import RemoteFun
 from pynode.destination import Destination
 from pynode.dist.task import AWAITED
-from pynode.errors import BridgeError, DecodeError, InvalidRequestError, NodeUnavailableError
+from pynode.errors import InvalidRequestError, NodeUnavailableError
 from pynode.objects import OWNER_DOWN, Census, Registry, Session, Tally, Unwinding
-from pynode.show import short
 from pynode.signals import NOCONNECTION
 from pynode.terms import Fun, Pid, Reference
-from pynode.values import Ref, decode, from_struct
 
 if TYPE_CHECKING:
     from pynode.dist.connection import Connection
@@ -58,14 +57,12 @@ class Bridge(Destination):
     registry: Registry
 
     def __init__(self) -> None:
-        self.calls: dict[Any, Call] = {}
+        #: What was asked for and is not answered yet.
+        self.underway = Underway(self, self._callable)
         self.started = time.monotonic()
         self._watches: dict[Pid, _Watch] = {}  # under the registry's lock
         #: Lost nodes with absent owners that are being connected to.
         self._calling: set[str] = set()
-        self._count = 0
-        self._counting = threading.Lock()
-        self._idle = threading.Condition()
         self._stopping = False
 
     def attached(self) -> Task | None:
@@ -88,8 +85,7 @@ class Bridge(Destination):
         """
         deadline = time.monotonic() + timeout
         self._stopping = True
-        with self._idle:
-            idle = self._idle.wait_for(lambda: not self.calls, timeout)
+        idle = self.underway.stop(timeout)
         for session in self.registry.sessions():
             self.registry.release_session(session.id)
         # What was deferred before has begun when this has; what is slow is not waited for.
@@ -112,8 +108,8 @@ class Bridge(Destination):
             sessions=counts.sessions,
             refs=counts.refs,
             owners=counts.owners,
-            running_calls=sum(call.is_running for call in list(self.calls.values())),
-            calls=self._count,
+            running_calls=sum(call.is_running for call in list(self.underway.calls.values())),
+            calls=self.underway.begun,
             memory=posix.resident_bytes(),
             version=__version__,
             python=platform.python_version(),
@@ -171,11 +167,6 @@ class Bridge(Destination):
                 return session
             session_id = f"auto_{session_id}"
         return self.registry.session(session_id)
-
-    def count_call(self) -> None:
-        """Note that a call has begun."""
-        with self._counting:
-            self._count += 1
 
     # --- owners
 
@@ -285,7 +276,7 @@ class Bridge(Destination):
 
     def _interrupt_again_later(self, key: Any) -> None:
         def look() -> None:
-            call = self.calls.get(key)
+            call = self.underway.calls.get(key)
             if call is not None and call.interrupted:
                 call.interrupt(again=True)
                 self._interrupt_again_later(key)
@@ -309,79 +300,16 @@ class Bridge(Destination):
     # --- messages
 
     def deliver(self, connection: Connection, payload: bytes) -> Task | None:
-        """See `Destination.deliver`.
-
-        A request that cannot be decoded, such as one that is nested too deeply, is answered all
-        the same if it can be read who has sent it.
-        """
-        first_ref: Ref | None = None
-
-        def struct(fields: dict[Any, Any]) -> Any:
-            nonlocal first_ref
-            value = from_struct(fields)
-            if first_ref is None and type(value) is Ref:
-                first_ref = value
-            return value
-
-        try:
-            limits = self.node.limits
-            message = decode(payload, struct=struct, fun=self._callable, limits=limits)
-        except DecodeError as error:
-            return self._undecodable(connection, payload, error)
-        if type(message) is tuple:
-            if len(message) == 3 and message[0] == gen.CALL and gen.is_from(message[1]):
-                caller, tag = message[1]
-                return self._call(connection, caller, tag, message[2], first_ref)
-            if len(message) == 2 and message[0] == gen.CAST:
-                return self._call(connection, None, None, message[1], first_ref)
-        log.debug("ignored a message that is no request: %s", short(message))
-        return None
+        """See `Destination.deliver`."""
+        return self.underway.receive(connection, payload)
 
     def _callable(self, fun: Fun) -> _Callback:
         return _Callback.bind(fun, self.node)
 
-    def _undecodable(self, connection: Connection, payload: bytes, error: DecodeError) -> Call:
-        kind, sender = gen.envelope(payload)
-        if kind != gen.CALL or not gen.is_from(sender):
-            raise error
-        call = Call(self, connection, sender[0], sender[1], None)
-        call.fail_with(InvalidRequestError(str(error), reason="undecodable"))
-        self.calls[call.key] = call
-        return call
-
-    def _call(
-        self,
-        connection: Connection,
-        caller: Pid | None,
-        tag: Any,
-        request: Any,
-        first_ref: Ref | None,
-    ) -> Call:
-        call = Call(self, connection, caller, tag, first_ref)
-        if self._stopping:
-            message = f"{self.node.name} is shutting down: call it again when it is back."
-            call.fail_with(NodeUnavailableError(message, node=self.node.name))
-        else:
-            try:
-                call.parse(request)
-            except BridgeError as error:
-                call.fail_with(error)
-        if call.key in self.calls:  # a client that uses a tag twice
-            call.key = id(call)
-        self.calls[call.key] = call
-        return call
-
     def demonitored(self, reference: Reference) -> None:
         """See `Destination.demonitored`: the caller has its answer, or has given up."""
-        call = self.calls.get(reference)
+        call = self.underway.calls.get(reference)
         if call is not None:
             session = call.home()
             if session is not None and session.settings.cancel_on_timeout:
                 self.interrupt(call)
-
-    def done(self, call: Call) -> None:
-        """Forget a call that has been answered."""
-        self.calls.pop(call.key, None)
-        if self._stopping:
-            with self._idle:
-                self._idle.notify_all()

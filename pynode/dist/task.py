@@ -208,7 +208,7 @@ class Task:
         `interruptible` does it at its end. Who goes on after that does it once more: an exception
         that came between its last two instructions would have skipped it.
         """
-        while True:
+        while self._running_on:
             try:
                 with _lock:
                     thread, self._running_on = self._running_on, 0

@@ -114,7 +114,7 @@ class _Probe:
                 for s in registry.sessions()
             },
             tuple(registry.counts()),
-            len(self.bridge.calls),
+            len(self.bridge.underway.calls),
             set(registry.absent()),
             set(self.bridge._watches),
             len(signals._monitors) + len(signals._abandoned),
