@@ -59,7 +59,11 @@ class Pending:
 
 def _do_call(call: Call, module: Any, function: Any, args: Any, kwargs: Any) -> Any:
     args, kwargs = call.arguments(args, kwargs)
-    value = call.interruptible(call.modules.call, module, function, args, kwargs)
+    call.open_window()
+    try:
+        value = call.modules.call(module, function, args, kwargs)
+    finally:
+        call.close_window()
     return Pending(value) if type(value) is CoroutineType else (OK, value)
 
 
@@ -70,7 +74,11 @@ def _do_get(call: Call, module: Any, attribute: Any) -> Any:
 def _do_method(call: Call, ref: Any, name: Any, args: Any, kwargs: Any) -> Any:
     target = call.target(ref)
     args, kwargs = call.arguments(args, kwargs)
-    value = call.interruptible(call.modules.method, target, name, args, kwargs)
+    call.open_window()
+    try:
+        value = call.modules.method(target, name, args, kwargs)
+    finally:
+        call.close_window()
     if type(value) is CoroutineType:
         return Pending(value, lambda: call.count_entered(name))
     call.count_entered(name)

@@ -192,7 +192,8 @@ class Connection(Source):
 
     def post(self, message: Any) -> None:
         """Queue what `encode` has returned; it leaves with the next `flush`."""
-        self._out.put(*message)
+        control, data = message
+        self._out.put(control, data)
         if self._out.size > config.SEND_BUFFER:
             # What the peer asks for from here on waits until it has taken what there is.
             self.congested = True

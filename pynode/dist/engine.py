@@ -57,6 +57,8 @@ log = logging.getLogger(__name__)
 _IDLE_ROUNDS = 20
 #: Threads without work that are kept for the next slow call.
 _SPARE_THREADS = 8
+#: Lanes without tasks that are kept for others.
+_UNUSED_LANES = 64
 #: How many callbacks may be inside each other in one session: each takes some twenty of the
 #: thousand frames that Python's recursion limit allows, and the user's code wants some, too.
 _NESTED = 25
@@ -115,8 +117,8 @@ class _Lane:
 
     __slots__ = ("inbox", "letting_in", "own", "running", "waiting")
 
-    def __init__(self, *running: Task) -> None:
-        self.running = list(running)
+    def __init__(self) -> None:
+        self.running: list[Task] = []
         self.waiting: deque[Task] = deque()
         #: The thread that the lane has for itself, if it has one.
         self.own: _OwnThread | None = None
@@ -227,6 +229,8 @@ class Engine:
     def __init__(self, *, max_threads: int = config.MAX_THREADS) -> None:
         self._lock = threading.Lock()
         self._lanes: dict[Hashable, _Lane] = {}
+        #: Empty ones, since most are there for one task: to make one takes as long as all else.
+        self._unused: list[_Lane] = []
         self._sources: set[Source] = set()
         self._spares: list[_Worker] = []
         self._threads = 0
@@ -467,7 +471,8 @@ class Engine:
     def _enter_lane(self, task: Task) -> bool:
         lane = self._lanes.get(task.lane)
         if lane is None:
-            self._lanes[task.lane] = _Lane(task)
+            lane = self._lanes[task.lane] = self._unused.pop() if self._unused else _Lane()
+            lane.running.append(task)
             return True
         if lane.is_open and not (lane.has_own or lane.inbox or lane.waiting):
             lane.running.append(task)
@@ -490,6 +495,8 @@ class Engine:
             if not lane.waiting or not lane.is_open or lane.has_own:
                 if not lane.running:
                     del self._lanes[key]
+                    if lane.own is None and len(self._unused) < _UNUSED_LANES:
+                        self._unused.append(lane)
                 return None
             following = lane.waiting.popleft()
             lane.running.append(following)

@@ -128,14 +128,21 @@ class Task:
 
         Raises CallInterrupted if `interrupt` came before its end.
         """
-        with _lock:
-            if self._interrupted:
-                raise CallInterrupted
-            self._running_on = threading.get_ident()
+        self.open_window()
         try:
             return function(*args, **kwargs)
         finally:
             self.close_window()
+
+    def open_window(self) -> None:
+        """Begin what `interruptible` does, where that takes too long; `close_window` ends it.
+
+        Raises CallInterrupted if `interrupt` has come.
+        """
+        with _lock:
+            if self._interrupted:
+                raise CallInterrupted
+            self._running_on = threading.get_ident()
 
     def interrupt(self, *, again: bool = False) -> None:
         """Stop it, or keep it from starting. Nothing happens if it is over already.
