@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from typing import TYPE_CHECKING, Any
@@ -31,9 +32,7 @@ class Underway:
         self._function = function
         #: By the reference in their tags, or what stands for it.
         self.calls: dict[Any, Call] = {}
-        #: How many that wait for their turn in a session have begun.
-        self.begun = 0
-        self._counting = threading.Lock()
+        self._begun = itertools.count()
         self._idle = threading.Condition()
         self._stopping = False
 
@@ -99,9 +98,13 @@ class Underway:
         return call
 
     def count(self) -> None:
-        """Note that a call has begun."""
-        with self._counting:
-            self.begun += 1
+        """Note that a call that waits for its turn in a session has begun."""
+        next(self._begun)  # in one step, since it is C code: a lock would take five times as long
+
+    @property
+    def begun(self) -> int:
+        """How many such calls have begun."""
+        return int(repr(self._begun)[len("count(") : -1])  # to look without counting
 
     def done(self, call: Call) -> None:
         """Forget a call that has been answered."""
