@@ -28,6 +28,8 @@ from posix.unistd cimport usleep
 from struct import error as StructError
 from types import NoneType
 
+from pynode.identifiers._compiled cimport Pid, Port, Reference, _Identifier
+
 from pynode.config import LIMITS
 from pynode.errors import DecodeError
 from pynode.etf import _pure_decode, _pure_encode, _pure_readers
@@ -40,9 +42,6 @@ from pynode.terms import (
     ImproperList,
     LocalTerm,
     Map,
-    Pid,
-    Port,
-    Reference,
 )
 
 cdef extern from "Python.h":
@@ -274,6 +273,7 @@ cdef object _read(
     cdef Py_ssize_t count, size, i
     cdef uint8_t tag
     cdef Seen *slot
+    cdef Pid pid
     cdef double number
     cdef bint flat
     if left < 1:
@@ -357,12 +357,35 @@ cdef object _read(
     if tag == NEWER_REFERENCE_EXT:
         if left < 5:
             raise _truncated(r.size)
-        size = 9 + 4 * <Py_ssize_t>at[2] + at[4]
-        return _read_identifier(r, data, _references, size, at[3], _new_reference)
+        count = at[2]
+        size = 9 + 4 * count + at[4]
+        if size > left or at[1] or not 1 <= count <= 5 or at[3] != SMALL_ATOM_UTF8_EXT:
+            return _read_by(_new_reference, r, data)
+        slot = _slot(_references, IDENTIFIERS, at, size)
+        if not _is(slot, at, size):
+            node = _node(at + 5, at[4], r.pos)
+            if node is None:
+                return _read_by(_new_reference, r, data)
+            _keep_identifier(slot, Reference.__new__(Reference), node, at, size)
+        r.pos += size
+        return <object>slot.value
     if tag == NEW_PID_EXT:
-        if left < 3:
-            raise _truncated(r.size)
-        return _read_identifier(r, data, _pids, 15 + <Py_ssize_t>at[2], at[1], _new_pid)
+        if left < 3 or left < 15 + at[2] or at[1] != SMALL_ATOM_UTF8_EXT:
+            return _read_by(_new_pid, r, data)
+        size = 15 + at[2]
+        slot = _slot(_pids, IDENTIFIERS, at, size)
+        if not _is(slot, at, size):
+            node = _node(at + 3, at[2], r.pos)
+            if node is None:
+                return _read_by(_new_pid, r, data)
+            pid = Pid.__new__(Pid)
+            at += size - 12
+            pid.id = PyLong_FromLong(_u32(at))
+            pid.serial = PyLong_FromLong(_u32(at + 4))
+            pid.creation = PyLong_FromLong(_u32(at + 8))
+            _keep_identifier(slot, pid, node, at - size + 12, size)
+        r.pos += size
+        return <object>slot.value
     if tag == STRING_EXT:
         if left < 3 or left - 3 < _u16(at + 1):
             raise _truncated(r.size)
@@ -399,21 +422,26 @@ cdef object _read(
     return value
 
 
-cdef object _read_identifier(
-    Reader *r, bytes data, Seen *table, Py_ssize_t size, uint8_t node_tag, object reader
+cdef object _node(const uint8_t *name, Py_ssize_t size, Py_ssize_t pos):
+    """Return the atom of this name; None if it is nil, true or false, or no text."""
+    cdef Seen *slot = _slot(_atoms, ATOMS, name, size)
+    if not _is(slot, name, size):
+        raw = PyBytes_FromStringAndSize(<const char *>name, size)
+        try:
+            _keep(slot, raw, _new_atom(raw, pos))
+        except DecodeError:
+            return None  # The twin says where it is.
+    node = <object>slot.value
+    return node if type(node) is Atom else None
+
+
+cdef void _keep_identifier(
+    Seen *slot, _Identifier value, object node, const uint8_t *at, Py_ssize_t size
 ):
-    """Return the pid or reference of so many bytes that begins here, by `reader` if it is new."""
-    cdef const uint8_t *at = r.data + r.pos
-    cdef Seen *slot
-    if size > r.size - r.pos or node_tag != SMALL_ATOM_UTF8_EXT:
-        return _read_by(reader, r, data)
-    slot = _slot(table, IDENTIFIERS, at, size)
-    if _is(slot, at, size):
-        r.pos += size
-        return <object>slot.value
-    value = _read_by(reader, r, data)
-    _keep(slot, PyBytes_FromStringAndSize(<const char *>at, size), value)
-    return value
+    """Complete a pid or a reference, and remember it."""
+    value.node = node
+    value.wire = PyBytes_FromStringAndSize(<const char *>at, size)
+    _keep(slot, value.wire, value)
 
 
 cdef object _read_by(object reader, Reader *r, bytes data):
@@ -766,7 +794,9 @@ cdef class _Writer:
         if cls == <PyObject *>float and isfinite(PyFloat_AS_DOUBLE(term)):
             return self.real(PyFloat_AS_DOUBLE(term))
         if cls == <PyObject *>Reference or cls == <PyObject *>Pid or cls == <PyObject *>Port:
-            return self.put_bytes(term.wire or _identifier(term))
+            if (<_Identifier>term).wire is None:
+                return self.put_bytes(_identifier(term))
+            return self.put_bytes((<_Identifier>term).wire)
         if cls == <PyObject *>bytes:
             self.head(BINARY_EXT, PyBytes_GET_SIZE(term))
             return self.put_bytes(term)
