@@ -9,6 +9,8 @@ extensions = cythonize(
     [
         Extension("pynode.dist._ticker", ["pynode/dist/_ticker.pyx"]),
         Extension("pynode.etf._compiled", ["pynode/etf/_compiled.pyx"]),
+        Extension("pynode.identifiers._compiled", ["pynode/identifiers/_compiled.pyx"]),
+        Extension("pynode.protocol._compiled", ["pynode/protocol/_compiled.pyx"]),
     ],
     build_dir="build",
 )

@@ -30,24 +30,36 @@ from enum import Enum, auto
 from io import BytesIO
 from itertools import count
 from struct import Struct
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from pynode.config import LIMITS, Limits
 from pynode.errors import DecodeError, LocalProtocolError, RemoteProtocolError
-from pynode.etf import decode_at, encode_into
-from pynode.protocol.control import (
-    ALTACT_ALIAS,
-    AliasSend,
-    AltactSigSend,
-    ControlMessage,
-    Send,
-    SendSender,
-    parse,
-)
+from pynode.protocol._pure import broken as _broken
+from pynode.protocol._pure import control_at, term_of
+from pynode.protocol.control import AltactSigSend, ControlMessage, Message, Send, SendSender
 from pynode.protocol.flags import DFlag
+
+try:
+    from pynode.protocol import _compiled
+except ImportError:
+    from pynode.protocol._pure import frame, message_at
+else:
+    frame, message_at = _compiled.frame, _compiled.message_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+__all__ = [
+    "FRAGMENT_SIZE",
+    "NEED_DATA",
+    "TICK",
+    "TICK_EVENT",
+    "Channel",
+    "Event",
+    "Fragments",
+    "Message",
+    "Tick",
+]
 
 #: The frame that says nothing but that its sender is alive.
 TICK: Final = b"\0\0\0\0"
@@ -63,11 +75,10 @@ _PASS_THROUGH = b"\x70\x83"
 _HEADER = b"\x83\x44\x00"
 _FRAGMENT_HEADER = b"\x83\x45"
 _FRAGMENT_CONT = b"\x83\x46"
-_VERSION = 0x83
+_VERSION = b"\x83"
 
 _LENGTH = Struct(">I")
 _FRAGMENT_IDS = Struct(">QQ")
-_new = tuple.__new__  # In half the time of a named tuple's own constructor.
 
 
 class _NeedData(Enum):
@@ -84,17 +95,6 @@ class Tick(Enum):
 NEED_DATA: Final = _NeedData.NEED_DATA
 #: The peer is alive, and has nothing to say.
 TICK_EVENT: Final = Tick.TICK
-
-
-class Message(NamedTuple):
-    """A control message and the term that came with it.
-
-    `payload` is that term in the External Term Format, without version byte, and not looked at
-    yet: ``etf.decode_at(payload, 0)``. It is None exactly if the control message has none.
-    """
-
-    control: ControlMessage
-    payload: bytes | None
 
 
 Event: TypeAlias = Message | Tick | Literal[_NeedData.NEED_DATA]
@@ -163,8 +163,9 @@ class Channel:
         self._fragments = bool(flags & DFlag.FRAGMENTS)
         self._altact = bool(flags & DFlag.ALTACT_SIG)
         self._send_sender = bool(flags & DFlag.SEND_SENDER)
-        self._header = _HEADER if self._fragments else _PASS_THROUGH
-        self._prefix = bytes(_LENGTH.size) + self._header
+        self._header, self._version = (
+            (_HEADER, b"") if self._fragments else (_PASS_THROUGH, _VERSION)
+        )
         self._sequence_ids = count(1)  # A BEAM takes 0 for "no fragment".
         # What was received last is self._buffer[: self._end]. When there are _need bytes of it, it
         # moves on to self._data, of which everything before self._at has been made events of.
@@ -235,7 +236,7 @@ class Channel:
                         header = self._header
                         body = start + len(header)
                         if data[start:body] == header:
-                            return self._message(data, body, stop)
+                            return message_at(data, body, stop, self._limits, self._version)
                         message = self._fragment(data, start, stop)
                         if message is None:
                             continue
@@ -309,25 +310,6 @@ class Channel:
         view[: self._end] = self._view[: self._end]
         self._buffer, self._view = buffer, view
 
-    def _message(self, data: bytes, at: int, stop: int) -> Message:
-        """Return the whole message whose terms are from `at` to `stop`."""
-        term, at = decode_at(data, at, limits=self._limits)
-        control = parse(term)
-        if control.HAS_PAYLOAD:
-            if not self._fragments and at < stop:
-                if data[at] != _VERSION:
-                    raise _broken(f"sent {control.NAME} with a payload of an unknown version")
-                at += 1
-            if at < stop:
-                if type(control) is AltactSigSend:
-                    control = control.classic()
-                return _new(Message, (control, data[at:stop]))
-            raise _broken(f"sent {control.NAME} without a payload, or cut short")
-        if at == stop:
-            return _new(Message, (control, None))
-        what = "with a payload, which it never has" if at < stop else "cut short"
-        raise _broken(f"sent {control.NAME} {what}")
-
     def _fragment(self, data: bytes, start: int, stop: int) -> Message | None:
         """Take the frame, which is no whole message, and return the message that it completes."""
         tag = data[start : start + 2]
@@ -350,7 +332,7 @@ class Channel:
             return None
         del self._unfinished[sequence_id]
         self._unfinished_size -= len(unfinished.control) + unfinished.payload.tell()
-        control = parse(decode_at(unfinished.control, 0, limits=self._limits)[0])
+        control, _ = control_at(unfinished.control, 0, self._limits)
         if type(control) is AltactSigSend:
             control = control.classic()
         return Message(control, unfinished.payload.getvalue())
@@ -365,10 +347,9 @@ class Channel:
             raise _broken(f"began message {sequence_id} with fragment {fragment_id} out of order")
         at += 1
         if fragment_id == 1:
-            return self._message(data, at, stop)
+            return message_at(data, at, stop, self._limits, self._version)
         start = at
-        term, at = decode_at(data, at, limits=self._limits)
-        control = parse(term)
+        control, at = control_at(data, at, self._limits)
         if at > stop:
             raise _broken(f"sent {control.NAME} cut short")
         if not control.HAS_PAYLOAD:
@@ -410,35 +391,21 @@ class Channel:
                 f"{control.NAME} goes {'with' if control.HAS_PAYLOAD else 'without'} a payload: "
                 f"encode it that way."
             )
-        if self._altact and type(control) is AliasSend:
-            control = AltactSigSend(ALTACT_ALIAS, *control)
-        elif not self._send_sender and type(control) is SendSender:
+        if not self._send_sender and type(control) is SendSender:
             control = Send(control.to_pid)  # for C-nodes, and those of Jinterface
-        frame = bytearray(self._prefix)
-        encode_into(frame, control.to_term())
-        size = len(frame) - _LENGTH.size
-        if payload is None:
-            _LENGTH.pack_into(frame, 0, size)
-            return bytes(frame)
         if self._fragments:
-            if len(payload) > FRAGMENT_SIZE:
-                # Unique among all messages under way, which is more than the protocol asks for:
-                # there it has to be unique for its sender, but a BEAM tells messages apart by
-                # nothing else.
-                sequence_id = next(self._sequence_ids)
-                return Fragments(sequence_id, bytes(frame[len(self._prefix) :]), payload)
-        else:
-            frame.append(_VERSION)
-            size += 1
-        size += len(payload)
+            if payload is None or len(payload) <= FRAGMENT_SIZE:
+                return frame(control, payload, self._altact)
+            # Unique among all messages under way, which is more than the protocol asks for: there
+            # it has to be unique for its sender, but a BEAM tells messages apart by nothing else.
+            return Fragments(next(self._sequence_ids), term_of(control, self._altact), payload)
+        term = _PASS_THROUGH + term_of(control, self._altact)
+        if payload is None:
+            return _LENGTH.pack(len(term)) + term
+        size = len(term) + 1 + len(payload)
         if size > _MAX_FRAME:
             raise LocalProtocolError(
                 f"A message of {size} bytes does not fit into a frame, and the peer does not "
                 f"understand fragments: send it in parts."
             )
-        _LENGTH.pack_into(frame, 0, size)
-        return b"".join((frame, payload))
-
-
-def _broken(what: str) -> RemoteProtocolError:
-    return RemoteProtocolError(f"The peer {what}: check what implements that node.")
+        return b"".join((_LENGTH.pack(size), term, _VERSION, payload))

@@ -615,3 +615,14 @@ class AltactSigSend(_Altact, ControlMessage, op=37, payload=True, ends=(1, 2)):
         if flags & ALTACT_TOKEN:
             return kinds[1](sender, to, token)
         return kinds[0](sender, to)
+
+
+class Message(NamedTuple):
+    """A control message and the term that came with it.
+
+    `payload` is that term in the External Term Format, without version byte, and not looked at
+    yet: ``etf.decode_at(payload, 0)``. It is None exactly if the control message has none.
+    """
+
+    control: ControlMessage
+    payload: bytes | None
