@@ -233,9 +233,9 @@ class Contenders:
         lib = subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip()
         self.driver.eval(
             "[true = code:add_pathz(binary_to_list(Path)) || Path <- Paths],"
-            "{ok, _} = application:ensure_all_started(elixir),"
+            "{ok, _} = application:ensure_all_started(snakebridge),"
             "ok = application:set_env(snakebridge, node, Node)",
-            Paths=[f"{lib}/ebin", str(ours)],
+            Paths=[f"{lib}/ebin", f"{lib}/../logger/ebin", str(ours)],
             Node=node.target[1],
         )
         return CalledFromBeam(self.driver, (Atom("elixir"), node.target[1]), node.process.pid)

@@ -59,6 +59,7 @@ class Call(Task):
         "session_id",
         "tag",
         "used",
+        "watch",
         "within",
     )
 
@@ -88,6 +89,8 @@ class Call(Task):
         self.must_exist = False
         #: The session that it was found to run in, if that had come into being.
         self.within: Session | None = None
+        #: Our monitor on the caller, where one is needed: see `Bridge.watch_caller`.
+        self.watch: Reference | None = None
         #: What the request is about, once it is resolved.
         self.entry: Entry | None = None
         #: Refs that count as used until the call ends, where refs may expire.
@@ -193,6 +196,7 @@ class Call(Task):
     def _enter(self, session: Session) -> None:
         """Be in a session from here on, until the end."""
         self.within = session
+        self.bridge.watch_caller(self, session)
         session.running += 1
         session.calls += 1
 

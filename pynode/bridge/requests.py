@@ -222,6 +222,13 @@ def _do_cancel(call: Call, caller: Any) -> Any:
     return OK
 
 
+def _do_given_up(call: Call, reference: Any) -> Any:
+    if not isinstance(reference, Reference):
+        raise invalid(f"A call is given up by {short(reference)}, which is no reference")
+    call.bridge.demonitored(reference)
+    return OK
+
+
 def _session_id(value: Any) -> str | Pid:
     """Return what names a session: its id, or the pid whose implicit one it is."""
     return value if isinstance(value, Pid) else text(value, "session id")
@@ -271,4 +278,5 @@ REQUESTS: dict[str, _Request] = {
     "top": _Request(_do_top, 2, lane=False, urgent=True),
     "info": _Request(_do_info, 0, lane=False, urgent=True),
     "cancel": _Request(_do_cancel, 1, lane=False, urgent=True),
+    "given_up": _Request(_do_given_up, 1, lane=False, urgent=True),
 }

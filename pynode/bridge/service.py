@@ -306,6 +306,21 @@ class Bridge(Destination):
     def _callable(self, fun: Fun) -> _Callback:
         return _Callback.bind(fun, self.node)
 
+    def watch_caller(self, call: Call, session: Session) -> None:
+        """See to it that a call is stopped if its caller dies, where its session wants that.
+
+        Who calls as GenServer does has a monitor on us that ends with the call, which tells it.
+        Who calls without one (docs/PROTOCOL.md) is monitored by us, until the call is over.
+        """
+        if not session.settings.cancel_on_timeout or call.watch is not None:
+            return
+        caller, connection = call.caller, call.connection
+        if caller is None or caller.node != connection.peer or call.key in connection.monitors:
+            return
+        call.watch = self.node.monitor_over(
+            connection, caller, lambda _reason: self.demonitored(call.key)
+        )
+
     def demonitored(self, reference: Reference) -> None:
         """See `Destination.demonitored`: the caller has its answer, or has given up."""
         call = self.underway.calls.get(reference)

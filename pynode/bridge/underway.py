@@ -95,6 +95,8 @@ class Underway:
         if self.calls.setdefault(call.key, call) is not call:  # a client that uses a tag twice
             call.key = id(call)
             self.calls[call.key] = call
+        if call.within is not None:
+            self._bridge.watch_caller(call, call.within)
         return call
 
     def count(self) -> None:
@@ -109,6 +111,8 @@ class Underway:
     def done(self, call: Call) -> None:
         """Forget a call that has been answered."""
         self.calls.pop(call.key, None)
+        if call.watch is not None:
+            self._bridge.node.demonitor(call.watch)
         if self._stopping:
             with self._idle:
                 self._idle.notify_all()

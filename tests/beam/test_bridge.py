@@ -288,6 +288,7 @@ def test_an_unknown_module_says_where_to_install_it(ask: Callable[..., Any]) -> 
         (Atom("open_session"), "x", "no pid", {}),
         (Atom("open_session"), "x", "no pid", 5),
         (Atom("cancel"), 1),
+        (Atom("given_up"), 1),
         ([1], {}),
         Map(((1, 2), (1.0, 3))),
     ],

@@ -12,6 +12,7 @@ from pynode.testing import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
 
     from pynode.testing import BeamNode, BeamProcess, PynodeProcess, Runtime
 
@@ -274,16 +275,28 @@ def test_cancel_stops_what_a_caller_runs(any_beam: BeamNode, module_pynode: Pyno
     assert "CallInterrupted" in error["type"]
 
 
+#: How to call: with a monitor, whose end tells that the caller gave up, or without one.
+MONITORED = "catch gen_server:call({snakebridge, Node}, Request, Timeout)"
+UNMONITORED = """
+    Alias = erlang:alias([reply]),
+    {snakebridge, Node} ! {'$gen_call', {self(), [alias | Alias]}, Request},
+    receive {[alias | Alias], Answer} -> Answer
+    after Timeout -> {snakebridge, Node} ! {'$gen_cast', {given_up, Alias}}
+    end
+"""
+
+
+@pytest.mark.parametrize("source", [MONITORED, UNMONITORED], ids=["monitored", "unmonitored"])
 @pytest.mark.parametrize("end", ["timeout", "kill"])
 def test_a_caller_that_gave_up_stops_its_call_where_the_session_says_so(
-    any_beam: BeamNode, module_pynode: PynodeProcess, end: str
+    any_beam: BeamNode, module_pynode: PynodeProcess, end: str, source: str
 ) -> None:
     owner, caller = any_beam.process(), any_beam.process()
     name = f"cancel{owner.pid}"
     settings = {Atom("cancel_on_timeout"): True}
     ask(owner, module_pynode, Atom("open_session"), name, owner.pid, settings)
     caller.start_eval(
-        "catch gen_server:call({snakebridge, Node}, Request, Timeout)",
+        source,
         Node=Atom(module_pynode.name),
         Timeout=10 if end == "timeout" else Atom("infinity"),
         Request=(Atom("call"), "builtins", "exec", ["while True: pass"], {}, {"session": name}),
@@ -294,6 +307,43 @@ def test_a_caller_that_gave_up_stops_its_call_where_the_session_says_so(
     wait_until(lambda: ask(any_beam, module_pynode, Atom("info"))[1]["running_calls"] == 0)
     assert sessions(any_beam, module_pynode)[name]["owners"] == [owner.pid]
     owner.exit()
+
+
+def test_a_caller_without_a_monitor_is_monitored_while_it_waits_where_the_session_says_so(
+    any_beam: BeamNode, module_pynode: PynodeProcess
+) -> None:
+    def monitors(caller: BeamProcess) -> int:
+        source = (
+            "{_, Pids} = process_info(P, monitored_by), length([1 || P <- Pids, node(P) =:= N])"
+        )
+        return int(any_beam.eval(source, P=caller.pid, N=Atom(module_pynode.name)))
+
+    def begin(caller: BeamProcess, source: str, name: str) -> Future[Any]:
+        return caller.start_eval(
+            source,
+            Node=Atom(module_pynode.name),
+            Timeout=Atom("infinity"),
+            Request=(Atom("call"), "builtins", "exec", ["while True: pass"], {}, {"session": name}),
+        )
+
+    owner, first, *others = callers = [any_beam.process() for _ in range(5)]
+    watched, unwatched = f"watched{owner.pid}", f"unwatched{owner.pid}"
+    for name, setting in ((watched, True), (unwatched, False)):
+        settings = {Atom("cancel_on_timeout"): setting}
+        ask(owner, module_pynode, Atom("open_session"), name, owner.pid, settings)
+    running = begin(first, UNMONITORED, watched)
+    wait_until(lambda: ask(any_beam, module_pynode, Atom("info"))[1]["running_calls"] == 1)
+    begin(others[0], MONITORED, watched)
+    begin(others[1], UNMONITORED, unwatched)
+    begin(others[2], UNMONITORED, watched)
+    wait_until(lambda: [monitors(each) for each in (first, *others)] == [1, 0, 0, 1])
+    others[2].exit()
+    ask(owner, module_pynode, Atom("cancel"), first.pid)
+    assert running.result(10)[0] == "error"
+    wait_until(lambda: monitors(first) == 0)
+    for each in callers:
+        each.exit()
+    wait_until(lambda: ask(any_beam, module_pynode, Atom("info"))[1]["running_calls"] == 0)
 
 
 def test_an_owner_that_is_killed_while_its_answer_is_made(

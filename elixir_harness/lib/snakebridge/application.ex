@@ -62,6 +62,9 @@ defmodule SnakeBridge.Application do
   end
 
   defp start_supervisor(children) do
+    lifelines = {DynamicSupervisor, name: SnakeBridge.Lifelines, strategy: :one_for_one}
+    children = [lifelines | children]
+
     case Supervisor.start_link(children, strategy: :one_for_one, name: SnakeBridge.Supervisor) do
       # The Python node has written why into the log.
       {:error, {:shutdown, {:failed_to_start_child, _id, {:shutdown, error}}}} -> failed(error)

@@ -70,6 +70,12 @@ defmodule SnakeBridge.ErrorTranslator do
        "check the name, it should be that of a `pynode serve`."}
   end
 
+  defp explain(:lifeline, node) do
+    {:not_running,
+     "The application :snakebridge was stopped while #{node} was asked, so the answer is not known: " <>
+       "call again when it runs."}
+  end
+
   defp explain({:nodedown, _node}, node), do: {:nodedown, not_connected(node)}
   defp explain(:noconnection, node), do: {:nodedown, not_connected(node)}
 

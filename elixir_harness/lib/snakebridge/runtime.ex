@@ -2,15 +2,18 @@ defmodule SnakeBridge.Runtime do
   @moduledoc """
   Sends requests to Python nodes. `SnakeBridge` is the same with the documentation for users.
 
-  A request is a `GenServer.call/3` from the process that asks: there is no process in between, and
-  requests of different processes do not wait for each other here. What the caller's exit or timeout
-  means to Python is told by its monitor on `{:snakebridge, node}`, which every such call makes.
+  A request is sent as `GenServer.call/3` does it by the process that asks: there is no process in
+  between, and requests of different processes do not wait for each other here. The first one to
+  a node is such a call. Later ones are the message alone, without the monitor on the Python side:
+  callers monitor something in this VM that ends when that is lost. If a caller gives up waiting, it
+  tells Python; if it exits, Python sees it where that is of interest (`cancel_on_timeout`).
   """
 
   alias SnakeBridge.{
     Config,
     ErrorTranslator,
     InvalidRefError,
+    Lifeline,
     Options,
     Ref,
     SessionContext,
@@ -33,7 +36,8 @@ defmodule SnakeBridge.Runtime do
     Options.check!(opts, [:kwargs, :timeout, :session_id, :node])
 
     with {:ok, node} <- target(opts) do
-      send_request(node, {:call, module, function, args, kwargs(opts), scope(node, opts)}, opts)
+      request = {:call, module, function, args, kwargs(opts)}
+      send_request(node, scoped(request, node, opts), opts)
     end
   end
 
@@ -44,7 +48,7 @@ defmodule SnakeBridge.Runtime do
     Options.check!(opts, [:timeout, :session_id, :node])
 
     with {:ok, node} <- target(opts) do
-      send_request(node, {:get, module, attribute, scope(node, opts)}, opts)
+      send_request(node, scoped({:get, module, attribute}, node, opts), opts)
     end
   end
 
@@ -54,7 +58,7 @@ defmodule SnakeBridge.Runtime do
       when is_name(function) and is_list(args) do
     Options.check!(opts, [:kwargs, :timeout, :session_id])
 
-    ask(ref, opts, &{:method, ref, function, args, kwargs(opts), &1})
+    ask(ref, {:method, ref, function, args, kwargs(opts)}, opts)
   end
 
   @doc "Reads an attribute of an object. See `SnakeBridge.attr/3`."
@@ -62,7 +66,7 @@ defmodule SnakeBridge.Runtime do
   def get_attr(ref, name, opts \\ []) when is_name(name) do
     Options.check!(opts, [:timeout, :session_id])
 
-    ask(ref, opts, &{:getattr, ref, name, &1})
+    ask(ref, {:getattr, ref, name}, opts)
   end
 
   @doc "Sets an attribute of an object. See `SnakeBridge.set_attr/4`."
@@ -71,7 +75,7 @@ defmodule SnakeBridge.Runtime do
   def set_attr(ref, name, value, opts \\ []) when is_name(name) do
     Options.check!(opts, [:timeout, :session_id])
 
-    ask(ref, opts, &{:setattr, ref, name, value, &1})
+    ask(ref, {:setattr, ref, name, value}, opts)
   end
 
   @doc "Fetches up to `count` items of an iterator. See `SnakeBridge.next/3`."
@@ -80,7 +84,7 @@ defmodule SnakeBridge.Runtime do
   def next(ref, count, opts \\ []) when is_integer(count) and count > 0 do
     Options.check!(opts, [:timeout, :session_id])
 
-    ask(ref, opts, &{:next, ref, count, &1})
+    ask(ref, {:next, ref, count}, opts)
   end
 
   @doc "Keeps a term in Python as an object. See `SnakeBridge.put/2`."
@@ -89,7 +93,7 @@ defmodule SnakeBridge.Runtime do
     Options.check!(opts, [:timeout, :session_id, :node])
 
     with {:ok, node} <- target(opts) do
-      send_request(node, {:put, term, scope(node, opts)}, opts)
+      send_request(node, scoped({:put, term}, node, opts), opts)
     end
   end
 
@@ -138,8 +142,8 @@ defmodule SnakeBridge.Runtime do
   end
 
   # A ref is asked where it lives.
-  defp ask(ref, opts, request) do
-    with {:ok, node} <- home(ref), do: send_request(node, request.(scope(node, opts)), opts)
+  defp ask(ref, request, opts) do
+    with {:ok, node} <- home(ref), do: send_request(node, scoped(request, node, opts), opts)
   end
 
   defp send_request(node, request, opts) do
@@ -153,12 +157,72 @@ defmodule SnakeBridge.Runtime do
   end
 
   defp server_call(node, request, timeout) do
-    case GenServer.call({:snakebridge, node}, request, timeout) do
+    answer =
+      case Lifeline.find(node) do
+        nil -> first_call(node, request, timeout)
+        lifeline -> call_beside(lifeline, node, request, timeout)
+      end
+
+    case answer do
       {:error, error} -> {:error, ErrorTranslator.translate(error)}
       answer -> answer
     end
+  end
+
+  defp first_call(node, request, timeout) do
+    answer = GenServer.call({:snakebridge, node}, request, timeout)
+    Lifeline.start(node)
+    answer
   catch
-    :exit, reason -> {:error, ErrorTranslator.translate(reason)}
+    :exit, reason -> {:error, reason}
+  end
+
+  # The tag of a call whose answer goes to an alias is an improper list, as that of gen.erl is.
+  @dialyzer {:no_improper_lists, call_beside: 4}
+
+  # Answers are sent to an alias, which ends with the monitor: late ones reach nobody.
+  defp call_beside(lifeline, node, request, timeout) do
+    monitor = :erlang.monitor(:process, lifeline, alias: :reply_demonitor)
+    send_to(node, {:"$gen_call", {self(), [:alias | monitor]}, request})
+
+    receive do
+      {[:alias | ^monitor], answer} ->
+        answer
+
+      {:DOWN, ^monitor, :process, _lifeline, {:shutdown, {:lost, reason}}} ->
+        no_answer(reason, node, request, timeout)
+
+      # It was gone already.
+      {:DOWN, ^monitor, :process, _lifeline, :noproc} ->
+        Lifeline.forget(node, lifeline)
+        no_answer(:noconnection, node, request, timeout)
+
+      # It was killed, or the application was stopped.
+      {:DOWN, ^monitor, :process, _lifeline, _reason} ->
+        Lifeline.forget(node, lifeline)
+        no_answer(:lifeline, node, request, timeout)
+    after
+      timeout ->
+        Process.demonitor(monitor, [:flush])
+
+        receive do
+          {[:alias | ^monitor], answer} -> answer
+        after
+          0 ->
+            send_to(node, {:"$gen_cast", {:given_up, monitor}})
+            no_answer(:timeout, node, request, timeout)
+        end
+    end
+  end
+
+  # What is lost was lost with a connection, whose end is told.
+  defp send_to(node, message) do
+    :erlang.send({:snakebridge, node}, message, [:noconnect])
+  end
+
+  # As GenServer.call/3 exits.
+  defp no_answer(reason, node, request, timeout) do
+    {:error, {reason, {GenServer, :call, [{:snakebridge, node}, request, timeout]}}}
   end
 
   defp kwargs(opts) do
@@ -178,20 +242,23 @@ defmodule SnakeBridge.Runtime do
     end
   end
 
-  # The session that is asked for. One of a context was opened, and is not to be opened again if it
-  # has ended; and a context says nothing to calls to another node than its own, if it has one.
-  defp scope(node, opts) do
+  # The request, and with it the session that is asked for, if any. One of a context was opened, and is
+  # not to be opened again if it has ended; and a context says nothing to calls to another node than
+  # its own, if it has one.
+  defp scoped(request, node, opts) do
     id = opts[:session_id]
 
     case SessionContext.current() do
       %{node: home, session_id: own} = context when home in [nil, node] and id in [nil, own] ->
-        %{session_id: own, must_exist: true, opened_on: context.opened_on}
+        scope = %{session_id: own, must_exist: true, opened_on: context.opened_on}
+        :erlang.append_element(request, scope)
 
+      # A map without anything in it would cost Python 1 us.
       _none_or_elsewhere when id == nil ->
-        %{}
+        request
 
       _another ->
-        %{session_id: id}
+        :erlang.append_element(request, %{session_id: id})
     end
   end
 

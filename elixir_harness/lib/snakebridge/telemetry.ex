@@ -17,6 +17,9 @@ defmodule SnakeBridge.Telemetry do
 
   @enabled {__MODULE__, :enabled}
 
+  # Of how many parts the requests consist that may be in a session: docs/PROTOCOL.md.
+  @parts %{call: 5, get: 3, method: 5, getattr: 3, setattr: 4, next: 3, put: 2}
+
   @doc false
   @spec setup() :: :ok
   def setup, do: :persistent_term.put(@enabled, Code.ensure_loaded?(:telemetry))
@@ -69,22 +72,27 @@ defmodule SnakeBridge.Telemetry do
 
   defp metadata(node, request) do
     {module, function} = target(request)
-    last = elem(request, tuple_size(request) - 1)
-    session_id = if is_map(last), do: Map.get(last, :session_id)
 
     %{
       node: node,
       request: elem(request, 0),
       module: module,
       function: function,
-      session_id: session_id
+      session_id: session_id(request)
     }
   end
 
-  defp target({:call, module, function, _args, _kwargs, _opts}), do: {module, function}
-  defp target({:get, module, name, _opts}), do: {module, name}
-  defp target({:method, _ref, name, _args, _kwargs, _opts}), do: {nil, name}
-  defp target({:getattr, _ref, name, _opts}), do: {nil, name}
-  defp target({:setattr, _ref, name, _value, _opts}), do: {nil, name}
+  defp target(request) when elem(request, 0) in [:call, :get],
+    do: {elem(request, 1), elem(request, 2)}
+
+  defp target(request) when elem(request, 0) in [:method, :getattr, :setattr],
+    do: {nil, elem(request, 2)}
+
   defp target(_request), do: {nil, nil}
+
+  # A map that names the session may follow the parts of a request.
+  defp session_id(request) do
+    parts = @parts[elem(request, 0)]
+    if parts && tuple_size(request) > parts, do: elem(request, parts).session_id
+  end
 end

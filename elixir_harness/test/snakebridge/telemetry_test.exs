@@ -60,6 +60,18 @@ defmodule SnakeBridge.TelemetryTest do
     SnakeBridge.release_session("traced")
   end
 
+  test "what is sent is not taken for the name of a session" do
+    id = %{session_id: "none"}
+    assert {:ok, 1} = SnakeBridge.call("builtins", "len", [[1]], kwargs: [])
+    assert {:error, _no_such_argument} = SnakeBridge.call("builtins", "len", [], kwargs: id)
+    assert {:ok, ref} = SnakeBridge.put(id)
+    assert {:error, _no_such_attribute} = SnakeBridge.set_attr(ref, "a", id)
+
+    for request <- [:call, :call, :put, :setattr] do
+      assert_received {[:snakebridge, :call, :start], _, %{request: ^request, session_id: nil}}
+    end
+  end
+
   test "a call that crashes ends, too" do
     for kind <- [:error, :throw, :exit] do
       try do
