@@ -6,6 +6,7 @@ starts both. The Erlang data types that Python lacks are in `pynode.terms`.
 
 from __future__ import annotations
 
+from pynode import _implementation  # noqa: F401  (before all others)
 from pynode._version import __version__
 from pynode.bridge import Bridge
 from pynode.calls import Request

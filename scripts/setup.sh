@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Install what `make` needs and does not find: Erlang and Elixir from Debian's packages, and the
 # virtual environment .venv with this project in it; with the argument `tests` also what only the
-# tests need. Silent when there is nothing to do.
+# tests need. Compile again what was edited. Silent when there is nothing to do.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -9,8 +9,11 @@ log=.cache/setup.log
 stamp=.cache/setup.stamp
 mkdir -p .cache
 
-# What this set-up depends on. The stamp is written when all of it is done.
-current=$(cat pyproject.toml setup.py pynode/*/*.pyx scripts/setup.sh | cksum)
+# What this set-up depends on, and what the compiled modules do: the types and constants of all the
+# others are in there. Each stamp is written when all of that is done.
+current=$(cat pyproject.toml setup.py scripts/setup.sh | cksum)
+sources=$(find pynode -name '*.py' -o -name '*.py[ix]' | LC_ALL=C sort | xargs cat setup.py | cksum)
+compiled=.cache/compiled.stamp
 
 python_is_good() { "$1" -c 'import sys, venv, ensurepip; assert sys.version_info >= (3, 11)' 2>/dev/null; }
 
@@ -38,19 +41,36 @@ has_headers() {
 assert os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h"))' 2>/dev/null
 }
 
-purpose=${1:-use}
-done_before=$(cat "$stamp" 2>/dev/null || true)
-if [ -x .venv/bin/python ] &&
-    { [ "$done_before" = "$current $purpose" ] || [ "$done_before" = "$current tests" ]; } &&
-    command -v mix erl dialyzer >/dev/null; then
-    exit 0
-fi
-
 give_up() {
     [ ! -s "$log" ] || tail -n 30 "$log" >&2
     printf '%s\n' "$1" >&2
     exit 1
 }
+
+# Without a compiler Python runs the modules as they are; with one, something is wrong with them.
+finish() {
+    local name
+    name=$(env -u PYNODE_PURE .venv/bin/python -m pynode --version) || give_up "The command does not start: see above."
+    case $name in
+    *", compiled") ;;
+    *) ! { command -v gcc && has_headers; } >/dev/null ||
+        give_up "The modules that setup.py names could not be compiled: see above, and $log." ;;
+    esac
+    printf '%s\n' "$sources" >"$compiled"
+}
+
+purpose=${1:-use}
+done_before=$(cat "$stamp" 2>/dev/null || true)
+if [ -x .venv/bin/python ] &&
+    { [ "$done_before" = "$current $purpose" ] || [ "$done_before" = "$current tests" ]; } &&
+    command -v mix erl dialyzer >/dev/null; then
+    [ "$(cat "$compiled" 2>/dev/null || true)" != "$sources" ] || exit 0
+    echo "Compiling what was edited ..."
+    .venv/bin/python setup.py --quiet build_ext --inplace >"$log" 2>&1 </dev/null ||
+        give_up "setup.py could not compile the modules: see above, and the whole of it in $log."
+    finish
+    exit 0
+fi
 
 : >"$log"
 packages=()
@@ -121,4 +141,5 @@ echo "Installing Python packages into .venv ..."
     --config-settings editable_mode=compat --editable '.[test,dev]' >>"$log" 2>&1 </dev/null ||
     give_up "pip could not install the project and its tools: see above, and the whole of it in $log."
 
+finish
 printf '%s\n' "$current $purpose" >"$stamp"

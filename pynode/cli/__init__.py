@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from pynode._implementation import describe
 from pynode._version import __version__
 from pynode.cli.ask import call, names, ping
 from pynode.cli.look import refs, sessions, top
@@ -13,7 +14,7 @@ __all__ = ["main"]
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="pynode")
+@click.version_option(__version__, message=f"pynode %(version)s, {describe()}")
 def main() -> None:
     """Python as a node of an Erlang or Elixir cluster.
 

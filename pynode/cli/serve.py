@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from pynode import config, posix
+from pynode._implementation import describe
+from pynode._version import __version__
 from pynode.bridge import Bridge
 from pynode.cli.options import failing_well, with_cookie, with_tls_files
 from pynode.cookie import find_cookie
@@ -146,6 +148,7 @@ def serve(
         )
     if stop_on_eof:
         threading.Thread(target=_wait_for_eof, args=(stop,), daemon=True).start()
+    log.info("%s can be called: pynode %s, %s", name, __version__, describe())
     click.echo(f"ready {name}")
     pause = _TRIM_SECONDS
     while not stop.wait(pause):

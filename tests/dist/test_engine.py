@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pynode.dist import engine as engine_module
 from pynode.dist.engine import Engine, Source
 from pynode.dist.task import AWAITED, CallInterrupted, Task
 from pynode.dist.timers import Timers
@@ -290,7 +291,7 @@ def test_without_threads_the_sentinel_lives_and_calls_wait(
 ) -> None:
     ran = threading.Event()
     release, reported = threading.Event(), threading.Event()
-    monkeypatch.setattr(engine, "_report", lambda _: reported.set())
+    monkeypatch.setattr(engine_module.log, "warning", lambda *_: reported.set())
 
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")

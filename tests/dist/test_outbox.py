@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
+import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 from pynode import etf
-from pynode.dist import outbox as outbox_module
 from pynode.dist.outbox import Outbox
 from pynode.protocol.channel import FRAGMENT_SIZE, NEED_DATA, TICK, Channel, Message, Tick
 from pynode.protocol.control import (
@@ -50,11 +50,13 @@ class Wire:
 
     def put(self, control: ControlMessage, label: object, size: int = 0, context: int = 1) -> None:
         """Send `label` in a message with a payload of more than `size` bytes."""
-        self._monkeypatch.setattr(outbox_module, "context", lambda: context)
         payload = None
         if control.HAS_PAYLOAD:
             payload = etf.encode((label, b"\xff" * size), version=False)
-        self.outbox.put(control, self._sender.encode(control, payload))
+        with self._monkeypatch.context() as patch:
+            # It takes the current thread for what has sent it.
+            patch.setattr(threading, "current_thread", lambda: context)
+            self.outbox.put(control, self._sender.encode(control, payload))
 
     def write(self, count: int | None = None) -> bool:
         """Write the next batch, or its first `count` bytes; False if there is nothing left."""

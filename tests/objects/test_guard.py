@@ -24,18 +24,20 @@ class Garbage:
         self.action()
 
 
-class WatchedGuard(Guard):
+class WatchedLock:
     """Knows when something may be half changed."""
 
-    busy = False
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self.busy = False
 
-    def __enter__(self) -> None:
-        super().__enter__()
+    def acquire(self) -> None:
+        self._lock.acquire()
         self.busy = True
 
-    def __exit__(self, *_: object) -> None:
+    def release(self) -> None:
         self.busy = False
-        super().__exit__()
+        self._lock.release()
 
 
 @pytest.fixture
@@ -102,12 +104,12 @@ def test_no_destructor_of_garbage_runs_under_the_lock() -> None:
 def test_destructors_of_garbage_may_use_the_registry(make_world: Any) -> None:
     world = make_world()
     registry = world.registry
-    registry._guard = guard = WatchedGuard()
+    registry._guard._lock = lock = WatchedLock()
     made: list[int] = []
     half_way: list[bool] = []
 
     def destructor() -> None:
-        half_way.append(guard.busy)
+        half_way.append(lock.busy)
         registry.release(world.new_reference())
         registry.refs("kept")
 

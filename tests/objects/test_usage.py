@@ -2,20 +2,27 @@ from __future__ import annotations
 
 import gc
 import weakref
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pynode.objects import SessionSettings
 from pynode.objects.session import Entry, Session, Usage
+
+if TYPE_CHECKING:
+    from pynode.objects.origin import Origin
 
 
 class Thing:
     pass
 
 
+SESSION = Session("jobs", SessionSettings(), cast("Origin", None), 0.0)
+
+
 def entry(obj: object) -> Entry:
-    return Entry(obj, cast("Session", None), 0, "ref", 0.0)
+    return Entry(obj, SESSION, 0, "ref", 0.0)
 
 
 @given(st.lists(st.tuples(st.sampled_from(["append", "remove", "touch"]), st.integers(0, 9))))

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pynode import etf
 from pynode.config import Limits
 from pynode.errors import EncodeError, LocalProtocolError, RemoteProtocolError
+from pynode.protocol import channel as channel_module
 from pynode.protocol.channel import (
     FRAGMENT_SIZE,
     NEED_DATA,
@@ -557,13 +558,12 @@ def test_what_cannot_be_encoded_does_no_harm(flags: DFlag) -> None:
     assert receive(receiver, frames(sender.encode(Send(B), HELLO))) == [Message(Send(B), HELLO)]
 
 
-def test_a_frame_has_a_length_of_four_bytes() -> None:
-    class Huge(bytes):
-        def __len__(self) -> int:
-            return 2**32
-
+def test_a_frame_has_a_length_of_four_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    largest = len(Channel(PLAIN).encode(REG_SEND, HELLO)) - 4
+    monkeypatch.setattr(channel_module, "_MAX_FRAME", largest)  # in place of 4 GB
+    Channel(PLAIN).encode(REG_SEND, HELLO)
     with pytest.raises(LocalProtocolError, match="send it in parts"):
-        Channel(PLAIN).encode(REG_SEND, Huge())
+        Channel(PLAIN).encode(REG_SEND, HELLO + b"x")
 
 
 def test_a_peer_that_does_not_know_senders_gets_none() -> None:
