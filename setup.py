@@ -25,6 +25,7 @@ TYPED = [
     "pynode/bridge/call.py",
     "pynode/bridge/requests.py",
     "pynode/bridge/service.py",
+    "pynode/bridge/underway.py",
     "pynode/dist/connection.py",
     "pynode/dist/decoding.py",
     "pynode/dist/engine.py",
