@@ -11,7 +11,7 @@ mkdir -p .cache
 
 # What this set-up depends on, and what the compiled modules do: the types and constants of all the
 # others are in there. Each stamp is written when all of that is done.
-current=$(cat pyproject.toml setup.py scripts/setup.sh | cksum)
+current=$(cat pyproject.toml scripts/setup.sh | cksum)
 sources=$(find pynode -name '*.py' -o -name '*.py[ix]' | LC_ALL=C sort | xargs cat setup.py | cksum)
 compiled=.cache/compiled.stamp
 

@@ -26,6 +26,7 @@ from pynode import (
     Process,
     ReceiveTimeoutError,
     aio,
+    config,
     current_process,
 )
 from pynode.testing import wait_until
@@ -178,29 +179,21 @@ def test_who_waits_for_the_same_connection_takes_one_thread(here: Node) -> None:
     assert_nothing_waits(here)
 
 
-def test_the_event_loop_goes_on_while_a_peer_is_slow(
-    here: Node, there: Node, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_event_loop_goes_on_while_a_peer_is_slow(here: Node, there: Node) -> None:
     async def main() -> None:
         node = aio.Node.wrap(here)
         await node.connect(there.name)
         connection = here.ready(there.name)
-        room = threading.Event()
-        waited: SimpleQueue[int] = SimpleQueue()
-
-        def throttle(_: Any) -> None:
-            waited.put(threading.get_ident())
-            room.wait(PATIENCE)
-
-        monkeypatch.setattr(connection, "is_full", lambda _: not room.is_set())
-        monkeypatch.setattr(connection, "throttle", throttle)
+        connection._out.size += config.SEND_BUFFER + 1  # as if so much were queued
         sends = [asyncio.create_task(node.send(("silent", there.name), n)) for n in range(100)]
-        assert await asyncio.to_thread(waited.get) != threading.get_ident()
+        await asyncio.to_thread(wait_until, lambda: connection._waiting > 0)
         await asyncio.sleep(0)
         assert not any(send.done() for send in sends)
-        room.set()
+        assert connection._waiting == 1  # one thread for all of them
+        with connection._room:
+            connection._out.size -= config.SEND_BUFFER + 1
+            connection._room.notify_all()
         await asyncio.gather(*sends)
-        assert waited.empty()
 
     asyncio.run(main())
     silent = there.signals.find(Atom("silent"))

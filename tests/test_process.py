@@ -19,7 +19,6 @@ from pynode import (
     NodeUnavailableError,
     Pid,
     ReceiveTimeoutError,
-    signals,
 )
 from pynode.process import Process, Spawned, current_process
 from pynode.testing import wait_until
@@ -737,21 +736,21 @@ def test_no_down_comes_after_demonitor(nodes: tuple[Node, Node]) -> None:
 
 
 def test_a_demonitor_while_the_down_is_being_handled(
-    nodes: tuple[Node, Node], monkeypatch: pytest.MonkeyPatch
+    nodes: tuple[Node, Node],
 ) -> None:
     here, there = nodes
-    fire = signals._fire
     with here.process() as watcher:
 
-        def demonitored_just_now(*args: Any) -> Any:
+        def demonitored_just_now(reason: Any) -> Any:
             watcher.demonitor(reference)
-            return fire(*args)
+            return on_down(reason)
 
-        monkeypatch.setattr(signals, "_fire", demonitored_just_now)
         with there.process() as b:
             reference = watcher.monitor(b.pid)
+            monitor = here.signals._monitors[reference]
+            assert monitor.on_down is not None
+            on_down, monitor.on_down = monitor.on_down, demonitored_just_now
         wait_until(lambda: not here.signals._monitors)
-        monkeypatch.undo()
         here.send(watcher.pid, "nothing else")
         assert watcher.receive(timeout=PATIENCE) == "nothing else"
 
@@ -808,14 +807,14 @@ def test_a_process_that_exits_as_it_begins_to_monitor(
     here, there = nodes
     a, b = here.process(), there.process()
     ending = threading.Thread(target=a.exit)
-    monitor = here.signals.monitor
+    check_alive = a.check_alive
 
-    def in_between(*args: Any) -> None:
+    def in_between() -> None:
+        check_alive()
         ending.start()
         ending.join(0.1)  # it has to wait for its turn
-        monitor(*args)
 
-    monkeypatch.setattr(here.signals, "monitor", in_between)
+    monkeypatch.setattr(a, "check_alive", in_between)
     a.monitor(b.pid)
     ending.join()
     assert not a.alive

@@ -9,7 +9,7 @@ import platform
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pynode import config, posix
 from pynode._version import __version__
@@ -53,7 +53,7 @@ class _Callback(RemoteFun):
 class Bridge(Destination):
     """Answers the request protocol, until `stop`: add it to a node under its `NAME`."""
 
-    NAME = "snakebridge"
+    NAME: ClassVar = "snakebridge"
     registry: Registry
 
     def __init__(self) -> None:
