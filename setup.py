@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 TYPED = [
     "pynode/bridge/call.py",
     "pynode/bridge/requests.py",
-    "pynode/bridge/service.py",
     "pynode/bridge/underway.py",
     "pynode/dist/connection.py",
     "pynode/dist/decoding.py",

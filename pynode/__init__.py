@@ -10,9 +10,9 @@ from pynode import _implementation  # noqa: F401  (before all others)
 from pynode._version import __version__
 from pynode.bridge import Bridge
 from pynode.calls import Request
-from pynode.dist.task import CallInterrupted
 from pynode.dist.tls import Tls
 from pynode.errors import (
+    CallInterrupted,
     CallTimeoutError,
     DecodeError,
     EncodeError,

@@ -10,7 +10,8 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from pynode.dist.task import AWAITED, CallInterrupted, Task
+from pynode.dist.task import AWAITED, Task
+from pynode.errors import CallInterrupted
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine

@@ -130,6 +130,12 @@ class ErlangError(PynodeError):
         self.reason = reason
 
 
+class CallInterrupted(BaseException):
+    """Raised inside a task that is to stop; not an Exception, so that few would catch it."""
+
+    __module__ = "pynode"  # where users find it
+
+
 class BridgeError(PynodeError):
     """The base of the errors that reach Elixir as structs; `FIELDS` are their fields there."""
 

@@ -19,8 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
 
-from pynode.dist.task import CallInterrupted
-from pynode.errors import BridgeError, ErlangError, ExitError, RemoteError
+from pynode.errors import BridgeError, CallInterrupted, ErlangError, ExitError, RemoteError
 from pynode.inspection import inspect
 from pynode.terms import Atom
 from pynode.values import encode, struct

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
-from pynode.dist.task import CallInterrupted
 from pynode.errors import (
+    CallInterrupted,
     ErlangError,
     ExitError,
     PynodeError,

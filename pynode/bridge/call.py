@@ -12,9 +12,10 @@ from pynode import gen
 from pynode.bridge.failures import without_frames
 from pynode.bridge.requests import ERROR, OK, REQUESTS, Pending, invalid, reference_of
 from pynode.bridge.views import ref_to
-from pynode.dist.task import CallInterrupted, Task
+from pynode.dist.task import Task
 from pynode.errors import (
     BridgeError,
+    CallInterrupted,
     InvalidRefError,
     InvalidRequestError,
     NodeUnavailableError,

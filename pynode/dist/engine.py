@@ -44,8 +44,9 @@ from typing import TYPE_CHECKING, Any, Final
 from mypy_extensions import mypyc_attr
 
 from pynode import config
-from pynode.dist.task import AWAITED, INTERRUPT, CallInterrupted, Task
+from pynode.dist.task import AWAITED, INTERRUPT, Task
 from pynode.dist.timers import Timers
+from pynode.errors import CallInterrupted
 from pynode.show import current_traceback
 
 if TYPE_CHECKING:

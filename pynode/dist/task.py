@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias, TypeVar
 
 from mypy_extensions import mypyc_attr
 
+from pynode.errors import CallInterrupted
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
     from queue import SimpleQueue
@@ -41,12 +43,6 @@ _lock = threading.Lock()
 INTERRUPT: Final = object()
 #: In a coroutine that is awaited for a suspended task: that task.
 AWAITED: ContextVar[Task | None] = ContextVar("AWAITED", default=None)
-
-
-class CallInterrupted(BaseException):
-    """Raised inside a task that is to stop; not an Exception, so that few would catch it."""
-
-    __module__ = "pynode"  # where users find it
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

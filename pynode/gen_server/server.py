@@ -24,8 +24,9 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from pynode import gen
-from pynode.dist.task import CallInterrupted, Task
+from pynode.dist.task import Task
 from pynode.errors import (
+    CallInterrupted,
     CallTimeoutError,
     DecodeError,
     EncodeError,

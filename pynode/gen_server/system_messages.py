@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from pynode.calls import RemoteFun, erpc
-from pynode.dist.task import CallInterrupted
+from pynode.errors import CallInterrupted
 from pynode.exits import class_and_reason
 from pynode.gen_server.showing import as_text, showable
 from pynode.inspection import inspect

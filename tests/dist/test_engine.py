@@ -10,8 +10,9 @@ import pytest
 
 from pynode.dist import engine as engine_module
 from pynode.dist.engine import Engine, Source
-from pynode.dist.task import AWAITED, CallInterrupted, Task
+from pynode.dist.task import AWAITED, Task
 from pynode.dist.timers import Timers
+from pynode.errors import CallInterrupted
 from pynode.testing import wait_until
 
 if TYPE_CHECKING:
