@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import logging
 import threading
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from pynode import etf
 from pynode.dist.task import Task
@@ -292,7 +292,7 @@ class Signals:
         return None if monitor is None or spawned else _fire(monitor, m.result)
 
 
-_HANDLERS: dict[type, Callable[[Signals, Connection, Any, Any], Task | None]] = {
+_HANDLERS: Final[dict[type, Callable[[Signals, Connection, Any, Any], Task | None]]] = {
     cm.RegSend: Signals._on_reg_send,
     cm.RegSendTT: Signals._on_reg_send,
     cm.Send: Signals._on_send,

@@ -44,6 +44,7 @@ class Call(Task):
     """One request, from its arrival to its answer."""
 
     __slots__ = (
+        "alias",
         "awaited",
         "bridge",
         "caller",
@@ -81,7 +82,8 @@ class Call(Task):
         self.first_ref = first_ref
         self.modules = bridge.node.modules
         #: The reference in the tag: the caller's monitor on us has the same one.
-        self.key: Any = gen.alias_of(tag) or (tag if isinstance(tag, Reference) else id(self))
+        self.alias = gen.alias_of(tag)
+        self.key: Any = self.alias or (tag if type(tag) is Reference else id(self))
         self.handler: Callable[..., Any]
         self.params: tuple[Any, ...] = ()
         #: The session that the request names; None for the implicit one.
@@ -316,7 +318,7 @@ class Call(Task):
             except NodeUnavailableError as error:
                 log.debug("no answer for %s: %s", caller, error)
                 return
-        control = gen.reply_to(self.bridge.pid, caller, self.tag)
+        control = gen.reply_by(self.bridge.pid, caller, self.alias)
         connection.post(connection.encode(control, payload))
 
     def _encode(self, answer: Any) -> bytes:

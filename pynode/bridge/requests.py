@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pynode.bridge.views import ORDERS
 from pynode.errors import InvalidRefError, InvalidRequestError
@@ -18,10 +18,10 @@ from pynode.values import Ref
 if TYPE_CHECKING:
     from pynode.bridge.call import Call
 
-OK = Atom("ok")
-ERROR = Atom("error")
-MORE = Atom("more")
-DONE = Atom("done")
+OK: Final = Atom("ok")
+ERROR: Final = Atom("error")
+MORE: Final = Atom("more")
+DONE: Final = Atom("done")
 
 
 def reference_of(ref: Any) -> Reference:
@@ -257,7 +257,7 @@ class _Request(NamedTuple):
     optional: int = 0
 
 
-REQUESTS: dict[str, _Request] = {
+REQUESTS: Final[dict[str, _Request]] = {
     "call": _Request(_do_call, 4, lane=True),
     "get": _Request(_do_get, 2, lane=True),
     "method": _Request(_do_method, 4, lane=True),

@@ -37,7 +37,7 @@ _set_async_exc.restype = ctypes.c_int
 _NOTHING = ctypes.py_object()  # a null pointer takes the exception back
 
 # Held for a few instructions only, so one for all tasks is enough.
-_lock = threading.Lock()
+_lock: Final = threading.Lock()
 
 #: What a task that waits finds in its inbox when it is interrupted.
 INTERRUPT: Final = object()
