@@ -1,8 +1,8 @@
 # Everything that is done to this project, on a developer's machine and in CI, is done from here.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests test test-python test-elixir fuzz chaos soak bench demo check check-python check-elixir \
-    check-models format clean
+.PHONY: help setup setup-tests test test-python test-elixir fuzz chaos soak bench sanitize demo check \
+    check-python check-elixir check-models format clean
 
 PYTHON := $(CURDIR)/.venv/bin/python
 HARNESS := elixir_harness
@@ -57,6 +57,9 @@ bench: setup ## Compare with a BEAM peer and others; BENCH="--help" for options;
 	    --disable-pip-version-check --config-settings editable_mode=compat --editable '.[bench]'
 	@cd $(HARNESS) && MIX_ENV=dev $(CURDIR)/scripts/quietly.sh mix compile
 	@$(PYTHON) -m benchmarks.run $(BENCH)
+
+sanitize: setup-tests ## Run the tests of the codec with memory errors of the compiled parts found.
+	@scripts/sanitize.sh
 
 demo: setup ## Run the example, a tour of how sessions live and end.
 	@cd $(EXAMPLE) && $(WITH_EPMD) mix run --no-start run.exs

@@ -2,7 +2,7 @@
 """The codec, compiled: the exact twin of `pynode.etf._pure`, for the terms that are common.
 
 How it works. Both ways are recursive functions over a term. What is unusual is left to the twin:
-single values are (`rare` tags, new atoms, pids and references), and whole terms where that decides
+single values are (`rare` tags, new atoms), and whole terms where that decides
 about more than itself: what is nested deep, may be a cycle or has too many parts, maps that a dict
 cannot hold, funs to be sent. Then the twin begins from the start; what `default` has returned until
 then is passed on to it, because it is asked once for each object.

@@ -148,7 +148,7 @@ cdef class Reference(_Identifier):
     def __init__(self, node, creation, ids, *, bytes _wire=None):
         self.node = node
         self._creation = creation
-        self._ids = ids
+        self._ids = () if ids is None else ids  # None is for the codec.
         self.wire = _wire
 
     @property

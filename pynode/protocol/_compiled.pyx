@@ -92,7 +92,7 @@ def message_at(
     cdef bint has_payload
     start(&reader, data, at, limits)
     control = _control(&reader, data, limits, &has_payload)
-    if control is None:
+    if control is None or stop > reader.size:
         return _pure.message_at(data, at, stop, limits, version)
     if has_payload:
         if skipped and reader.pos < stop and reader.data[reader.pos] != VERSION:
