@@ -22,6 +22,7 @@ as soon as one is whole, everything received is copied out at once and frames ar
 copy, so that many small frames cost no more than one large. A frame that the buffer cannot hold,
 and a message in fragments, is collected in memory of its own, which grows with what is received
 and not with what is announced, and becomes the frame or the payload without being copied again.
+A fragment that goes on with a message moves there right from the buffer, as it comes.
 """
 
 from __future__ import annotations
@@ -79,6 +80,9 @@ _VERSION = b"\x83"
 
 _LENGTH = Struct(">I")
 _FRAGMENT_IDS = Struct(">QQ")
+#: Length, tag, sequence id and fragment id of a fragment that goes on with a message.
+_CONT = Struct(">I2sQQ")
+_CONT_LENGTH = _CONT.size - _LENGTH.size
 
 
 class _NeedData(Enum):
@@ -107,12 +111,15 @@ class _Unfinished:
     is counted.
     """
 
-    __slots__ = ("control", "next_id", "payload")
+    __slots__ = ("control", "left", "next_id", "payload", "sequence_id")
 
-    def __init__(self, control: bytes, next_id: int) -> None:
+    def __init__(self, sequence_id: int, control: bytes, next_id: int) -> None:
+        self.sequence_id = sequence_id
         self.control = control
         self.payload = BytesIO()
         self.next_id = next_id
+        #: Bytes that are missing of the fragment that is being received.
+        self.left = 0
 
 
 class Fragments:
@@ -169,7 +176,8 @@ class Channel:
         self._sequence_ids = count(1)  # A BEAM takes 0 for "no fragment".
         # What was received last is self._buffer[: self._end]. When there are _need bytes of it, it
         # moves on to self._data, of which everything before self._at has been made events of.
-        # Of a frame that the buffer cannot hold, what was received until then is in _large.
+        # Of a frame that the buffer cannot hold, what was received until then is in _large. If what
+        # comes next belongs to a fragment whose header is through, _part is the message of that.
         self._buffer = bytearray(_BUFFER_SIZE)
         self._view = memoryview(self._buffer)
         self._end = 0
@@ -177,6 +185,7 @@ class Channel:
         self._data = b""
         self._at = 0
         self._large: BytesIO | None = None
+        self._part: _Unfinished | None = None
         self._unfinished: dict[int, _Unfinished] = {}
         self._unfinished_size = 0
         self._error: RemoteProtocolError | None = None
@@ -241,6 +250,10 @@ class Channel:
                         if message is None:
                             continue
                         return message
+                if self._unfinished and self._end and self._large is None and self._at == len(data):
+                    message = self._collect_fragments()
+                    if message is not None:
+                        return message
                 if not self._refill():
                     return NEED_DATA
         except DecodeError as error:
@@ -264,11 +277,10 @@ class Channel:
                 self._data = b"".join((rest, self._view[:end]))
                 self._end = 0
                 return True
-            self._keep(rest)
-            return False
+            return self._keep(rest)
         if self._large is not None:
             return self._collect(self._large)
-        if end < self._need:
+        if end < self._need or self._part is not None:
             return False
         self._data = bytes(self._view[:end])
         self._end = 0
@@ -277,17 +289,26 @@ class Channel:
             self._resize(_BUFFER_SIZE)
         return True
 
-    def _keep(self, rest: bytes) -> None:
-        """Keep the beginning of a frame."""
+    def _keep(self, rest: bytes) -> bool:
+        """Keep the beginning of a frame; return whether it is a fragment to be gone on with."""
+        size = len(rest)
+        goes_on = False
         self._need = 4
-        if len(rest) >= 4:
-            self._need += _LENGTH.unpack_from(rest)[0]
-        if self._need > _BUFFER_SIZE:
+        if size >= 4:
+            length = _LENGTH.unpack_from(rest)[0]
+            if self._unfinished and size <= _BUFFER_SIZE:
+                if size < _CONT.size:
+                    length = min(length, _CONT_LENGTH)  # of a fragment it is enough to begin with
+                else:
+                    goes_on = rest[4:6] == _FRAGMENT_CONT
+            self._need += length
+        if self._need > _BUFFER_SIZE and not goes_on:
             self._large = BytesIO()
             self._large.write(rest)
         else:
-            self._view[: len(rest)] = rest
-            self._end = len(rest)
+            self._view[:size] = rest
+            self._end = size
+        return goes_on
 
     def _collect(self, large: BytesIO) -> bool:
         """Move what has been received to the large frame, and return whether that is complete."""
@@ -322,15 +343,58 @@ class Channel:
         sequence_id, fragment_id = _FRAGMENT_IDS.unpack_from(data, start + 2)
         if tag == _FRAGMENT_HEADER:
             return self._first_fragment(data, at, stop, sequence_id, fragment_id)
+        unfinished = self._next_fragment(sequence_id, fragment_id)
+        unfinished.payload.write(memoryview(data)[at:stop])
+        self._grown(stop - at)
+        return self._finished(unfinished)
+
+    def _collect_fragments(self) -> Message | None:
+        """Move fragments from the buffer to their messages, and return the first that is complete.
+
+        It ends with what is no fragment that goes on with a message, and with a part of its header.
+        """
+        self._data = b""
+        self._at = 0
+        view, end, at = self._view, self._end, 0
+        message = None
+        while message is None:
+            part = self._part
+            if part is None:
+                if end - at < _CONT.size:
+                    break
+                length, tag, sequence_id, fragment_id = _CONT.unpack_from(view, at)
+                if tag != _FRAGMENT_CONT or not _CONT_LENGTH <= length <= self._frame_limit:
+                    break
+                self._part = part = self._next_fragment(sequence_id, fragment_id)
+                part.left = length - _CONT_LENGTH
+                at += _CONT.size
+            taken = min(part.left, end - at)
+            part.payload.write(view[at : at + taken])
+            self._grown(taken)
+            at += taken
+            part.left -= taken
+            if part.left:
+                break
+            self._part = None
+            message = self._finished(part)
+        self._end = end - at
+        view[: self._end] = view[at:end]
+        self._need = _LENGTH.size
+        return message
+
+    def _next_fragment(self, sequence_id: int, fragment_id: int) -> _Unfinished:
+        """Return the message that a fragment goes on with."""
         unfinished = self._unfinished.get(sequence_id)
         if unfinished is None or fragment_id != unfinished.next_id:
             raise _broken(f"sent fragment {fragment_id} of message {sequence_id} out of order")
-        unfinished.payload.write(memoryview(data)[at:stop])
         unfinished.next_id -= 1
-        self._grown(stop - at)
-        if fragment_id > 1:
+        return unfinished
+
+    def _finished(self, unfinished: _Unfinished) -> Message | None:
+        """Return a message, of which a fragment has been received, if that was the last one."""
+        if unfinished.next_id:
             return None
-        del self._unfinished[sequence_id]
+        del self._unfinished[unfinished.sequence_id]
         self._unfinished_size -= len(unfinished.control) + unfinished.payload.tell()
         control, _ = control_at(unfinished.control, 0, self._limits)
         if type(control) is AltactSigSend:
@@ -359,7 +423,7 @@ class Channel:
                 f"sent fragments of more messages at a time than the limit of "
                 f"{self._limits.fragmented_messages}"
             )
-        unfinished = _Unfinished(data[start:at], fragment_id - 1)
+        unfinished = _Unfinished(sequence_id, data[start:at], fragment_id - 1)
         unfinished.payload.write(memoryview(data)[at:stop])
         self._unfinished[sequence_id] = unfinished
         self._grown(stop - start)
