@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from pynode.dist.task import Task
+    from pynode.etf import Part
     from pynode.protocol.control import ControlMessage
     from pynode.protocol.flags import DFlag
     from pynode.terms import Atom
@@ -191,7 +192,7 @@ class Connection(Source):
 
     # --- writing
 
-    def encode(self, control: ControlMessage, payload: bytes | None = None) -> Any:
+    def encode(self, control: ControlMessage, payload: bytes | list[Part] | None = None) -> Any:
         """Return what `post` takes for a control message and its encoded payload."""
         return control, self._channel.encode(control, payload)
 

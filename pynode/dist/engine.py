@@ -103,7 +103,7 @@ class Source:
         """Wait for the next task; None when there will be no more."""
         raise NotImplementedError
 
-    def write_large(self) -> None:  # noqa: B027 (only connections have something to write)
+    def write_large(self) -> None:
         """Write what may take its time; called after a task, by the thread that ran it."""
 
 

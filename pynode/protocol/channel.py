@@ -28,13 +28,13 @@ A fragment that goes on with a message moves there right from the buffer, as it 
 from __future__ import annotations
 
 from enum import Enum, auto
-from io import BytesIO
 from itertools import count
 from struct import Struct
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from pynode.config import LIMITS, Limits
 from pynode.errors import DecodeError, LocalProtocolError, RemoteProtocolError
+from pynode.etf import Gathering
 from pynode.protocol._pure import broken as _broken
 from pynode.protocol._pure import control_at, term_of
 from pynode.protocol.control import AltactSigSend, ControlMessage, Message, Send, SendSender
@@ -49,6 +49,8 @@ else:
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from pynode.etf import Part
 
 __all__ = [
     "FRAGMENT_SIZE",
@@ -113,10 +115,10 @@ class _Unfinished:
 
     __slots__ = ("control", "left", "next_id", "payload", "sequence_id")
 
-    def __init__(self, sequence_id: int, control: bytes, next_id: int) -> None:
+    def __init__(self, sequence_id: int, control: bytes, next_id: int, expected: int) -> None:
         self.sequence_id = sequence_id
         self.control = control
-        self.payload = BytesIO()
+        self.payload = Gathering(expected)
         self.next_id = next_id
         #: Bytes that are missing of the fragment that is being received.
         self.left = 0
@@ -125,33 +127,47 @@ class _Unfinished:
 class Fragments:
     """A message that is too large for one frame: its frames, made when they are asked for.
 
-    Each is a pair: what it begins with, and its piece of the payload, which is not copied. Its
-    length is how many there are.
+    Each is a list: what it begins with, and its piece of the payload, in one part or more, which
+    are not copied. Its length is how many there are.
     """
 
-    __slots__ = ("_control", "_payload", "_sequence_id", "size")
+    __slots__ = ("_control", "_parts", "_sequence_id", "size")
 
-    def __init__(self, sequence_id: int, control: bytes, payload: bytes) -> None:
+    def __init__(self, sequence_id: int, control: bytes, parts: list[Part]) -> None:
         self._sequence_id = sequence_id
         self._control = control
-        self._payload = payload
+        self._parts = parts
         #: Bytes of the payload.
-        self.size = len(payload)
+        self.size = sum(map(len, parts))
 
     def __len__(self) -> int:
         return (self.size + FRAGMENT_SIZE - 1) // FRAGMENT_SIZE
 
-    def __iter__(self) -> Iterator[tuple[bytes, memoryview]]:
+    def __iter__(self) -> Iterator[list[Part]]:
         """Yield the frames (erl_ext_dist, "Distribution Header"), the first one first."""
-        fragment_id = len(self)
-        parts = memoryview(self._payload)
-        head = _FRAGMENT_HEADER + _FRAGMENT_IDS.pack(self._sequence_id, fragment_id)
+        fragments = len(self)
+        head = _FRAGMENT_HEADER + _FRAGMENT_IDS.pack(self._sequence_id, fragments)
         head += b"\0" + self._control
-        for at in range(0, self.size, FRAGMENT_SIZE):
-            part = parts[at : at + FRAGMENT_SIZE]
-            yield _LENGTH.pack(len(head) + len(part)) + head, part
-            fragment_id -= 1
-            head = _FRAGMENT_CONT + _FRAGMENT_IDS.pack(self._sequence_id, fragment_id)
+        parts = iter(self._parts)
+        part, at, end = memoryview(b""), 0, 0
+        left = self.size
+        for fragment_id in range(fragments, 0, -1):
+            size = min(FRAGMENT_SIZE, left)
+            left -= size
+            if fragment_id == fragments:
+                frame: list[Part] = [_LENGTH.pack(len(head) + size) + head]
+            else:
+                length = _CONT_LENGTH + size
+                frame = [_CONT.pack(length, _FRAGMENT_CONT, self._sequence_id, fragment_id)]
+            while size:
+                if at == end:
+                    part = memoryview(next(parts))
+                    at, end = 0, len(part)
+                stop = min(end, at + size)
+                frame.append(part[at:stop])
+                size -= stop - at
+                at = stop
+            yield frame
 
 
 class Channel:
@@ -184,7 +200,7 @@ class Channel:
         self._need = _LENGTH.size
         self._data = b""
         self._at = 0
-        self._large: BytesIO | None = None
+        self._large: Gathering | None = None
         self._part: _Unfinished | None = None
         self._unfinished: dict[int, _Unfinished] = {}
         self._unfinished_size = 0
@@ -303,14 +319,14 @@ class Channel:
                     goes_on = rest[4:6] == _FRAGMENT_CONT
             self._need += length
         if self._need > _BUFFER_SIZE and not goes_on:
-            self._large = BytesIO()
+            self._large = Gathering(self._need)
             self._large.write(rest)
         else:
             self._view[:size] = rest
             self._end = size
         return goes_on
 
-    def _collect(self, large: BytesIO) -> bool:
+    def _collect(self, large: Gathering) -> bool:
         """Move what has been received to the large frame, and return whether that is complete."""
         end = self._end
         taken = min(end, self._need - large.tell())
@@ -423,7 +439,8 @@ class Channel:
                 f"sent fragments of more messages at a time than the limit of "
                 f"{self._limits.fragmented_messages}"
             )
-        unfinished = _Unfinished(sequence_id, data[start:at], fragment_id - 1)
+        expected = fragment_id * (stop - at)
+        unfinished = _Unfinished(sequence_id, data[start:at], fragment_id - 1, expected)
         unfinished.payload.write(memoryview(data)[at:stop])
         self._unfinished[sequence_id] = unfinished
         self._grown(stop - start)
@@ -440,10 +457,13 @@ class Channel:
 
     # --- sending
 
-    def encode(self, control: ControlMessage, payload: bytes | None = None) -> bytes | Fragments:
+    def encode(
+        self, control: ControlMessage, payload: bytes | list[Part] | None = None
+    ) -> bytes | Fragments:
         """Return the frame to write for a control message and, if it has one, its payload.
 
-        `payload` is a term in the External Term Format, without version byte. A large one goes in
+        `payload` is a term in the External Term Format, without version byte, and may be in parts
+        (`pynode.etf.encode_parts`). A large one goes in
         fragments, if the peer understands them: frames of other messages may come between those,
         but none of a message that would overtake it.
 
@@ -458,14 +478,17 @@ class Channel:
         if not self._send_sender and type(control) is SendSender:
             control = Send(control.to_pid)  # for C-nodes, and those of Jinterface
         if self._fragments:
-            if payload is None or len(payload) <= FRAGMENT_SIZE:
+            if payload is None or (isinstance(payload, bytes) and len(payload) <= FRAGMENT_SIZE):
                 return frame(control, payload, self._altact)
+            parts: list[Part] = payload if isinstance(payload, list) else [payload]
             # Unique among all messages under way, which is more than the protocol asks for: there
             # it has to be unique for its sender, but a BEAM tells messages apart by nothing else.
-            return Fragments(next(self._sequence_ids), term_of(control, self._altact), payload)
+            return Fragments(next(self._sequence_ids), term_of(control, self._altact), parts)
         term = _PASS_THROUGH + term_of(control, self._altact)
         if payload is None:
             return _LENGTH.pack(len(term)) + term
+        if isinstance(payload, list):
+            payload = b"".join(payload)
         size = len(term) + 1 + len(payload)
         if size > _MAX_FRAME:
             raise LocalProtocolError(
