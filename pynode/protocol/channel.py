@@ -439,7 +439,7 @@ class Channel:
                 f"sent fragments of more messages at a time than the limit of "
                 f"{self._limits.fragmented_messages}"
             )
-        expected = fragment_id * (stop - at)
+        expected = min(fragment_id * (stop - at), self._limits.message)
         unfinished = _Unfinished(sequence_id, data[start:at], fragment_id - 1, expected)
         unfinished.payload.write(memoryview(data)[at:stop])
         self._unfinished[sequence_id] = unfinished
