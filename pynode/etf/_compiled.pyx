@@ -1034,7 +1034,7 @@ cdef class Gathering:
         Py_XDECREF(self.data)
 
     def write(self, data):
-        """Take a copy of what comes next."""
+        """Take a copy of what comes next, and return how many bytes that were."""
         cdef Py_buffer view
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
@@ -1042,6 +1042,7 @@ cdef class Gathering:
                 self.grow(self.size + view.len)
             memcpy(PyBytes_AS_STRING(<object>self.data) + self.size, view.buf, <size_t>view.len)
             self.size += view.len
+            return view.len
         finally:
             PyBuffer_Release(&view)
 
