@@ -268,6 +268,11 @@ def encode(term: Any, default: Callable[[Any], Any] = no_objects) -> bytes:
     return etf.encode(term, default=default, version=False)
 
 
+def encode_parts(term: Any, default: Callable[[Any], Any] = no_objects) -> bytes | list[etf.Part]:
+    """Return the payload as `encode` does; with large binaries in it, without copying those."""
+    return etf.encode_parts(term, default=default)
+
+
 # --- Erlang to Python
 
 

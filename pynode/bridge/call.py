@@ -29,13 +29,14 @@ from pynode.objects import ENTERED, NODE_RESTARTED, OWNER_DOWN, UNKNOWN, Entry, 
 from pynode.objects.departed import session_not_found
 from pynode.show import current_traceback, short
 from pynode.terms import Atom, Map, Pid, Reference
-from pynode.values import UNREPRESENTABLE, Ref, encode, to_term
+from pynode.values import UNREPRESENTABLE, Ref, encode_parts, to_term
 
 if TYPE_CHECKING:
     from pynode.bridge.service import Bridge
     from pynode.calls import RemoteFun
     from pynode.coroutines import Awaited
     from pynode.dist.connection import Connection
+    from pynode.etf import Part
 
 log = logging.getLogger(__name__)
 
@@ -309,7 +310,7 @@ class Call(Task):
             payload = self._encode(self.failure(error))
         self._send(payload)
 
-    def _send(self, payload: bytes) -> None:
+    def _send(self, payload: bytes | list[Part]) -> None:
         caller, connection = self.owner(), self.connection
         if caller.node != connection.peer:
             # Passed on by a process of another node: the answer goes to the caller's own.
@@ -321,8 +322,8 @@ class Call(Task):
         control = gen.reply_by(self.bridge.pid, caller, self.alias)
         connection.post(connection.encode(control, payload))
 
-    def _encode(self, answer: Any) -> bytes:
-        return encode((self.tag, answer), self._default)
+    def _encode(self, answer: Any) -> bytes | list[Part]:
+        return encode_parts((self.tag, answer), self._default)
 
     def _default(self, value: Any) -> Any:
         term = to_term(value)

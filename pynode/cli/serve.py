@@ -148,6 +148,7 @@ def serve(
         )
     if stop_on_eof:
         threading.Thread(target=_wait_for_eof, args=(stop,), daemon=True).start()
+    posix.keep_heap_warm()  # not before: what starting leaves free goes back at once
     log.info("%s can be called: pynode %s, %s", name, __version__, describe())
     click.echo(f"ready {name}")
     pause = _TRIM_SECONDS

@@ -5,7 +5,8 @@ something to send puts it in the `Outbox`, and whoever finds nobody writing writ
 so that frames never cut into each other and many small ones leave in one system call. A thread
 never waits for a slow peer while it reads: what the socket does not take at once is left to a
 thread from the work queue, and so is the rest of a large message. Two nodes that flood each other
-would otherwise block each other.
+would otherwise block each other. A thread that has run a task, and does not read yet, may wait, and
+writes large messages itself (`Connection.write_large`): to wake another costs more.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import logging
 import select
 import socket
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -31,14 +33,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from pynode.dist.task import Task
+    from pynode.etf import Part
     from pynode.protocol.control import ControlMessage
     from pynode.protocol.flags import DFlag
     from pynode.terms import Atom
 
 log = logging.getLogger(__name__)
 
-#: Bytes of large messages that a thread writes on the side before it has another one go on.
+#: Bytes of large messages that a thread writes on the side before it has another one go on: one
+#: that may have to read, and one that has run a task and may wait for the peer.
 _ASIDE_BYTES = 256 * 1024
+_HERE_BYTES = 4 * 1024 * 1024
 #: Seconds between two ticks of ours at least. Two nodes that answer ticks would never stop else.
 _TICK_PAUSE = 0.5
 #: Threads that are woken when a slow peer has caught up: all of them at once would only collide.
@@ -87,6 +92,7 @@ class Connection(Source):
         self._down = down
         self._decoding = Decoding(self._deliver_late, self.flush)
         self._out = Outbox(self.monitors)
+        self.large = self._out.large
         self._writing = threading.Lock()
         self._room = threading.Condition()
         self._waiting = 0
@@ -186,7 +192,7 @@ class Connection(Source):
 
     # --- writing
 
-    def encode(self, control: ControlMessage, payload: bytes | None = None) -> Any:
+    def encode(self, control: ControlMessage, payload: bytes | list[Part] | None = None) -> Any:
         """Return what `post` takes for a control message and its encoded payload."""
         return control, self._channel.encode(control, payload)
 
@@ -240,11 +246,18 @@ class Connection(Source):
 
     def flush(self) -> None:
         """Write what is queued, as far as the socket takes it without waiting."""
+        self._write_or_leave(socket.MSG_DONTWAIT, _ASIDE_BYTES)
+
+    def write_large(self) -> None:
+        """Write what is queued, though the peer may be slow, unless it is very much."""
+        self._write_or_leave(0, _HERE_BYTES)
+
+    def _write_or_leave(self, flags: int, at_most: int) -> None:
         # Each turn ends with the lock released and the queue looked at again: what was queued
         # in between by somebody who found us writing must not be left lying.
         while self._out and self._writing.acquire(blocking=False):
             try:
-                done = self._write(socket.MSG_DONTWAIT)
+                done = self._write(flags, at_most)
             except BaseException:
                 self._writing.release()
                 raise
@@ -261,16 +274,16 @@ class Connection(Source):
     def _write_slowly(self) -> None:
         """Write all that is queued, waiting for the peer; this thread has `_writing`."""
         try:
-            self._write(0)
+            self._write(0, sys.maxsize)
         finally:
             self._writing.release()
         self.flush()
 
-    def _write(self, flags: int) -> bool:
-        """Write until nothing is left (True).
+    def _write(self, flags: int, at_most: int) -> bool:
+        """Write until nothing is left (True), or it would take its time (False).
 
-        With MSG_DONTWAIT in `flags` also until it would take its time (False): the socket does not
-        take more at once, or a large message is not over soon.
+        That is so when a large message is not over after `at_most` bytes and, with MSG_DONTWAIT in
+        `flags`, when the socket does not take more at once.
         """
         out = self._out
         done = 0
@@ -296,7 +309,7 @@ class Connection(Source):
             if out.written(sent):
                 self._has_room()
             done += sent
-            if flags and done >= _ASIDE_BYTES and out.large:
+            if done >= at_most and (out.large or not flags):
                 return False
         return True
 

@@ -1,6 +1,7 @@
 """Large messages are decoded beside the reading, so that others need not wait for that.
 
-A term of millions of elements takes seconds to decode. The reader hands it out as a task, and so
+A term of millions of elements takes seconds to decode. (A binary of a megabyte does not, and to
+hand it to another thread would cost more.) The reader hands it out as a task, and so
 lets go of its role (see `pynode.dist.engine`): another thread reads on. What must not overtake it
 is held back meanwhile, and delivered by the same thread when the message has been: all that has the
 same sender, or the same reference (an answer goes to an alias, and the ``DOWN`` has the same one).
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from struct import Struct
 from typing import TYPE_CHECKING, Any, Final
 
 from pynode.dist.task import Task
@@ -23,8 +25,15 @@ if TYPE_CHECKING:
 
     from pynode.protocol.channel import Message
 
-#: Bytes of a payload that is decoded where it is read: at worst that takes some 20 ms.
+#: Bytes of a payload that is decoded where it is read: at worst that takes some 20 ms. So many may
+#: be in large binaries, which do not count else.
 _SMALL: Final = 256 * 1024
+_BINARIES: Final = 8 * 1024 * 1024
+#: How many bytes a large binary has, and within how many after the last one its beginning is found.
+_LARGE: Final = 64 * 1024
+_APART: Final = 1024
+#: What it begins with: BINARY_EXT and its length.
+_BINARY: Final = Struct(">cI")
 #: Messages of one connection that are decoded at the same time.
 _AT_ONCE: Final = 4
 #: Bytes that are held back before the reader waits, and what each message takes besides.
@@ -79,7 +88,9 @@ class Decoding:
     def concerns(self, message: Message) -> bool:
         """Whether `holds_back` and `begin` are to be asked about a message."""
         payload = message.payload  # this is asked of each message, so without a call
-        return bool(self._late) or (payload is not None and len(payload) > _SMALL)
+        return bool(self._late) or (
+            payload is not None and len(payload) > _SMALL and takes_long(payload)
+        )
 
     def holds_back(self, message: Message) -> bool:
         """Whether a message has to wait for others that are on their way; if so, it will come."""
@@ -107,7 +118,8 @@ class Decoding:
     def begin(self, message: Message) -> Task | None:
         """Return a task that delivers a message; None if the reader should do that itself."""
         with self._changed:
-            if _size(message) <= _SMALL or len(self._late) >= _AT_ONCE:
+            payload = message.payload
+            if payload is None or not takes_long(payload) or len(self._late) >= _AT_ONCE:
                 return None
             late = _Late(self, message)
             self._late.append(late)
@@ -128,6 +140,30 @@ class Decoding:
             message = late.behind.popleft()
             late.held -= _size(message) + _OVERHEAD
             return message
+
+
+def takes_long(payload: bytes) -> bool:
+    """Whether a payload may take long to be decoded, as far as a cheap look shows.
+
+    What looks like the beginning of a large binary is taken for one.
+    """
+    size = len(payload)
+    if size <= _SMALL:
+        return False
+    if size > _BINARIES:
+        return True
+    rest, begin, at = size, 0, 0
+    while rest > _SMALL:
+        at = payload.find(b"m", at, begin + _APART)
+        if at < 0 or at + _BINARY.size > size:
+            return True
+        length = _BINARY.unpack_from(payload, at)[1]
+        if _LARGE < length <= size - at - _BINARY.size:
+            begin = at = at + _BINARY.size + length
+            rest -= length
+        else:
+            at += 1
+    return False
 
 
 def _size(message: Message) -> int:

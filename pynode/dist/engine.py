@@ -50,7 +50,7 @@ from pynode.errors import CallInterrupted
 from pynode.show import current_traceback
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator
+    from collections.abc import Callable, Hashable, Iterator, Mapping
 
 log = logging.getLogger(__name__)
 
@@ -96,10 +96,15 @@ class Source:
         #: back calls `Engine.resume`.
         self.congested = False
         self.aside: deque[Task] = deque()
+        #: True as long as `write_large` has something to do.
+        self.large: Mapping[Any, int] = {}
 
     def next_task(self) -> Task | None:
         """Wait for the next task; None when there will be no more."""
         raise NotImplementedError
+
+    def write_large(self) -> None:
+        """Write what may take its time; called after a task, by the thread that ran it."""
 
 
 class _WorkQueue(Source):
@@ -317,6 +322,8 @@ class Engine:
                 self._awake.set()
             role.release()
             task = self._run_lane(worker, task)
+            if source.large:
+                source.write_large()  # while another thread may read
             if not role.acquire(blocking=False):
                 task.flush()
                 return

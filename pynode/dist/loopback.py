@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from pynode.dist.task import Task
+    from pynode.etf import Part
     from pynode.protocol.control import ControlMessage
     from pynode.terms import Atom
 
@@ -51,8 +52,12 @@ class Loopback(Connection):
                 return task
         return None
 
-    def encode(self, control: ControlMessage, payload: bytes | None = None) -> list[Any]:
+    def encode(
+        self, control: ControlMessage, payload: bytes | list[Part] | None = None
+    ) -> list[Any]:
         """Return what `post` takes."""
+        if isinstance(payload, list):
+            payload = b"".join(payload)
         return [Message(control, payload)]
 
     def post(self, frames: list[Any]) -> None:

@@ -25,7 +25,7 @@ import threading
 from collections import deque
 from heapq import heappop, heappush
 from itertools import chain, count
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 from pynode.dist.engine import Engine
 from pynode.terms import Pid, Reference
@@ -33,6 +33,7 @@ from pynode.terms import Pid, Reference
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Mapping
 
+    from pynode.etf import Part
     from pynode.protocol.channel import Fragments
     from pynode.protocol.control import ControlMessage
 
@@ -51,8 +52,6 @@ _WEIGHT: Final = 1024 * 1024
 # and what is for a certain process waits for that of it which may be for anybody.
 _ALL: Final = 0
 _ANYBODY: Final = 1
-
-Buffer: TypeAlias = "bytes | memoryview"
 
 
 def context() -> Hashable:
@@ -81,7 +80,7 @@ class _Item:
         #: Its place among those that the writer has looked at.
         self.number = 0
         self.data = data
-        self.frames: Iterator[tuple[bytes, memoryview]] = iter(())
+        self.frames: Iterator[list[Part]] = iter(())
         #: Frames that have not been taken.
         self.left = 0
         self.context = context()
@@ -127,7 +126,7 @@ class Outbox:
         self._again: list[tuple[int, _Item]] = []
         self._mixed: deque[_Item] = deque()
         self._later: deque[_Item] = deque()
-        self._batch: list[Buffer] = []
+        self._batch: list[Part] = []
         self._batch_bytes = 0
         self._batch_weight = 0
 
@@ -157,7 +156,7 @@ class Outbox:
 
     # --- the writer
 
-    def take(self) -> list[Buffer]:
+    def take(self) -> list[Part]:
         """Return what is to be written next, none of it if nothing is left.
 
         It is the same until `written` was told that all of it is.

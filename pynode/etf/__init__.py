@@ -23,18 +23,30 @@ reference, and `_compiled`, which is in use if there was a C compiler when pynod
 
 from __future__ import annotations
 
+from pynode.etf._pure import Part
+
 #: "c" or "python".
 IMPLEMENTATION: str
 
 try:
     from pynode.etf import _compiled
 except ImportError:
-    from pynode.etf._pure import decode, decode_at, encode, encode_into
+    from pynode.etf._pure import Gathering, decode, decode_at, encode, encode_into, encode_parts
 
     IMPLEMENTATION = "python"
 else:
     decode, decode_at = _compiled.decode, _compiled.decode_at
     encode, encode_into = _compiled.encode, _compiled.encode_into
+    encode_parts, Gathering = _compiled.encode_parts, _compiled.Gathering  # type: ignore[misc]
     IMPLEMENTATION = "c"
 
-__all__ = ["IMPLEMENTATION", "decode", "decode_at", "encode", "encode_into"]
+__all__ = [
+    "IMPLEMENTATION",
+    "Gathering",
+    "Part",
+    "decode",
+    "decode_at",
+    "encode",
+    "encode_into",
+    "encode_parts",
+]

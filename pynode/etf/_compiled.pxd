@@ -49,6 +49,8 @@ cdef class Writer:
     cdef object default
     #: What default returned for which object; see _pure_encode.
     cdef dict made
+    #: What comes before data, if large binaries are not to be copied.
+    cdef list parts
 
     cdef int grow(self, Py_ssize_t more) except -1
     cdef int put(self, const void *data, Py_ssize_t size) except -1
@@ -56,6 +58,7 @@ cdef class Writer:
     cdef int write(self, object term, Py_ssize_t depth) except -1
     cdef bytes finish(self)
     cdef int put_bytes(self, bytes data) except -1
+    cdef int put_large(self, object data, Py_ssize_t size) except -1
     cdef int put_byte(self, uint8_t byte) except -1
     cdef int head(self, uint8_t tag, Py_ssize_t count) except -1
     cdef int text(self, object term) except -1

@@ -12,6 +12,7 @@ bytes in tables of fixed size.
 """
 
 cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.dict cimport PyDict_Contains, PyDict_GetItemWithError, PyDict_Keys, PyDict_Values
 from cpython.list cimport PyList_AsTuple, PyList_GET_ITEM, PyList_GET_SIZE
@@ -45,7 +46,42 @@ from pynode.terms import (
     Map,
 )
 
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #include <sys/mman.h>
+
+    /* Let the system use large pages for a block of at least APART bytes, if it has some. It is all
+       of a mapping, since one of two kinds could not be moved any more. */
+    static void pynode_use_large_pages(void *data, Py_ssize_t size) {
+    #ifdef MADV_HUGEPAGE
+        uintptr_t begin = (uintptr_t)data & ~(uintptr_t)4095;
+        uintptr_t end = ((uintptr_t)data + size + 4095) & ~(uintptr_t)4095;
+        madvise((void *)begin, end - begin, MADV_HUGEPAGE);
+    #endif
+    }
+
+    /* How many bytes at the beginning are ASCII, but for the last few: a loop for vectors. */
+    static Py_ssize_t pynode_ascii(const uint8_t *data, Py_ssize_t size) {
+        Py_ssize_t at = 0, i;
+        for (; at + 4096 <= size; at += 4096) {
+            uint64_t all = 0, part;
+            for (i = 0; i < 4096; i += 8) {
+                memcpy(&part, data + at + i, 8);
+                all |= part;
+            }
+            if (all & 0x8080808080808080u) return at;
+        }
+        for (; at < size && data[at] < 128; at++) {}
+        return at;
+    }
+    """
+    void pynode_use_large_pages(void *, Py_ssize_t)
+    Py_ssize_t pynode_ascii(const uint8_t *, Py_ssize_t)
+
 cdef extern from "Python.h":
+    object PyUnicode_New(Py_ssize_t, Py_UCS4)
+    object PyUnicode_DecodeUTF8Stateful(const char *, Py_ssize_t, const char *, Py_ssize_t *)
     PyObject *PyDict_SetDefault(object, object, object) except NULL
     Py_ssize_t PyDict_GET_SIZE(object)
     int _PyBytes_Resize(PyObject **, Py_ssize_t) except -1
@@ -85,6 +121,9 @@ cdef enum:
     SMALL_MAP = 64
     #: Bytes of a binary that is too large to be copied in passing.
     LARGE_BINARY = 65536
+    #: Bytes of a block that is large enough for large pages, and a mapping of its own: see
+    #: posix.keep_heap_warm.
+    APART = 8 * 1024 * 1024
     #: Containers inside each other from which on the twin is asked: each takes of the stack.
     DEEP = 256
     #: Entries of the tables, powers of two; see _pure_readers.
@@ -106,7 +145,6 @@ cdef object _fun_header = _pure_readers.fun_header
 cdef object _complete_fun = _pure_readers.complete_fun
 cdef object _exact_map = _pure_decode._exact_map
 cdef object _guarded_map = _pure_decode._guarded_map
-cdef object _large_binary = _pure_decode._large_binary
 cdef object _STRUCT = "__struct__"
 
 
@@ -299,7 +337,7 @@ cdef object read(
         size = _u32(at + 1)
         r.pos += 5 + size
         if size > LARGE_BINARY:
-            return _large_binary(data, r.pos - size, r.pos)
+            return _large_binary(at + 5, size)
         try:
             return PyUnicode_DecodeUTF8(<const char *>at + 5, size, NULL)
         except UnicodeDecodeError:
@@ -416,6 +454,33 @@ cdef object read(
         raise _truncated(r.size)
     r.pos = i
     return value
+
+
+cdef object _large_binary(const uint8_t *at, Py_ssize_t size):
+    """Return the value of a binary, which is looked at once and copied once."""
+    cdef Py_ssize_t ascii = pynode_ascii(at, size)
+    cdef Py_ssize_t used
+    if ascii == size:
+        value = PyUnicode_New(size, 127)
+        _copy_large(PyUnicode_DATA(value), at, size)
+        return value
+    try:
+        # What is no text is most often so from the beginning.
+        PyUnicode_DecodeUTF8Stateful(<const char *>at, LARGE_BINARY, NULL, &used)
+        return PyUnicode_DecodeUTF8(<const char *>at, size, NULL)
+    except UnicodeDecodeError:
+        value = PyBytes_New(NULL, size)
+        _copy_large(PyBytes_AS_STRING(value), at, size)
+        return value
+
+
+cdef void _copy_large(void *to, const uint8_t *at, Py_ssize_t size) noexcept:
+    if size >= APART:
+        pynode_use_large_pages(to, size)
+        with nogil:
+            memcpy(to, at, <size_t>size)
+    else:
+        memcpy(to, at, <size_t>size)
 
 
 cdef object _node(const uint8_t *name, Py_ssize_t size, Py_ssize_t pos):
@@ -632,6 +697,20 @@ cdef object _stand_in = _pure_encode._stand_in
 cdef object _same_key = _pure_encode._same_key
 
 
+cdef class _Text:
+    """The bytes of an ASCII str, which is immutable, as a buffer."""
+
+    cdef str text
+
+    def __cinit__(self, str text):
+        self.text = text
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        PyBuffer_FillInfo(
+            view, self, PyUnicode_DATA(self.text), PyUnicode_GET_LENGTH(self.text), 1, flags
+        )
+
+
 @cython.final
 @cython.freelist(8)
 @cython.no_gc
@@ -663,6 +742,20 @@ cdef class Writer:
             return PyBytes_FromStringAndSize(<char *>self.data, self.size)
         _PyBytes_Resize(&self.out, self.size)
         return <bytes>self.out
+
+    cdef int put_large(self, object data, Py_ssize_t size) except -1:
+        """Put a binary, as a part of its own if there are parts."""
+        cdef const void *at
+        if self.parts is None or size <= LARGE_BINARY:
+            if type(data) is str:
+                at = PyUnicode_DATA(data)
+            else:
+                at = PyBytes_AS_STRING(data)
+            return self.put(at, size)
+        self.parts.append(PyBytes_FromStringAndSize(<char *>self.data, self.size))
+        self.parts.append(memoryview(_Text(data)) if type(data) is str else data)
+        self.size = 0
+        return 0
 
     cdef int put(self, const void *data, Py_ssize_t size) except -1:
         if self.size + size > self.capacity:
@@ -697,13 +790,13 @@ cdef class Writer:
         if PyUnicode_IS_COMPACT_ASCII(term):
             size = PyUnicode_GET_LENGTH(term)
             self.head(BINARY_EXT, size)
-            return self.put(PyUnicode_DATA(term), size)
+            return self.put_large(term, size)
         try:
             raw = PyUnicode_AsUTF8String(term)
         except UnicodeEncodeError:
             raise _no_unicode() from None
         self.head(BINARY_EXT, PyBytes_GET_SIZE(raw))
-        return self.put_bytes(raw)
+        return self.put_large(raw, PyBytes_GET_SIZE(raw))
 
     cdef int number(self, object term) except -1:
         cdef int overflow = 0
@@ -810,11 +903,11 @@ cdef class Writer:
             return self.put_bytes((<_Identifier>term).wire)
         if cls == <PyObject *>bytes:
             self.head(BINARY_EXT, PyBytes_GET_SIZE(term))
-            return self.put_bytes(term)
+            return self.put_large(term, PyBytes_GET_SIZE(term))
         if cls == <PyObject *>bytearray or cls == <PyObject *>memoryview:
             raw = bytes(term)
             self.head(BINARY_EXT, PyBytes_GET_SIZE(raw))
-            return self.put_bytes(raw)
+            return self.put_large(raw, PyBytes_GET_SIZE(raw))
         if cls == <PyObject *>ImproperList:
             items = term.elements
             self.head(LIST_EXT, PyTuple_GET_SIZE(items))
@@ -872,9 +965,13 @@ cdef class Writer:
         seen = None if distinct else set()
         for i in range(size):
             _breathe(&self.breath)
-            start = self.size
-            self.write(<object>PyList_GET_ITEM(keys, i), depth + 1)
-            if not distinct:
+            if distinct:
+                self.write(<object>PyList_GET_ITEM(keys, i), depth + 1)
+            else:
+                start = self.size
+                parts, self.parts = self.parts, None
+                self.write(<object>PyList_GET_ITEM(keys, i), depth + 1)
+                self.parts = parts
                 encoded = PyBytes_FromStringAndSize(<char *>self.data + start, self.size - start)
                 if encoded in seen:
                     raise _same_key()
@@ -897,6 +994,77 @@ def encode(term, *, default=None, bint version=True):
     return writer.finish()
 
 
+def encode_parts(term, *, default=None):
+    """See `pynode.etf._pure.encode_parts`."""
+    cdef Writer writer = Writer()
+    writer.default = default
+    writer.made = {}
+    writer.parts = []
+    try:
+        writer.write(term, 0)
+    except _Unusual:
+        return b"".join(_pure_encoded(term, default, [], writer.made))
+    if not writer.parts:
+        return writer.finish()
+    if writer.size:
+        writer.parts.append(writer.finish())
+    return writer.parts
+
+
 def encode_into(buffer, term, default=None):
     """See `pynode.etf._pure.encode_into`."""
     buffer += encode(term, default=default, version=False)
+
+
+cdef class Gathering:
+    """See `pynode.etf._pure.Gathering`."""
+
+    cdef PyObject *data
+    cdef Py_ssize_t size
+    cdef Py_ssize_t capacity
+    cdef Py_ssize_t expected
+
+    def __cinit__(self, Py_ssize_t expected):
+        self.expected = expected
+        data = PyBytes_New(NULL, 0)
+        Py_INCREF(data)
+        self.data = <PyObject *>data
+
+    def __dealloc__(self):
+        Py_XDECREF(self.data)
+
+    def write(self, data):
+        """Take a copy of what comes next, and return how many bytes that were."""
+        cdef Py_buffer view
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            if self.size + view.len > self.capacity:
+                self.grow(self.size + view.len)
+            memcpy(PyBytes_AS_STRING(<object>self.data) + self.size, view.buf, <size_t>view.len)
+            self.size += view.len
+            return view.len
+        finally:
+            PyBuffer_Release(&view)
+
+    cdef int grow(self, Py_ssize_t size) except -1:
+        # To eight times what has come: where nothing was written yet there are addresses only, and
+        # no memory. What is large grows without being copied (mremap(2)).
+        if self.data == NULL:
+            raise MemoryError  # again
+        self.capacity = 0
+        _PyBytes_Resize(&self.data, max(size, min(self.expected, 8 * size)))
+        self.capacity = PyBytes_GET_SIZE(<object>self.data)
+        if self.capacity >= APART:
+            pynode_use_large_pages(PyBytes_AS_STRING(<object>self.data), self.capacity)
+        return 0
+
+    def tell(self):
+        """Return how many bytes there are."""
+        return self.size
+
+    def getvalue(self):
+        """Return all of it; to be called once, at the end."""
+        if self.size < self.capacity:
+            self.capacity = self.size
+            _PyBytes_Resize(&self.data, self.size)
+        return <object>self.data

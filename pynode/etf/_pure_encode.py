@@ -17,7 +17,7 @@ from math import isfinite
 from struct import Struct
 from struct import error as StructError  # noqa: N812 (It is a class.)
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from pynode.config import LIMITS
 from pynode.errors import EncodeError
@@ -63,6 +63,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     Default = Callable[[Any], Any]
+
+#: Bytes of a binary that is too large to be copied in passing.
+_LARGE_PART: Final = 64 * 1024
+
+#: What `encode_parts` returns.
+Part: TypeAlias = bytes | memoryview
 
 #: Containers inside each other from which on it may be a cycle.
 CAREFUL_DEPTH: Final = 64
@@ -123,6 +129,27 @@ def encode_into(buffer: bytearray, term: Any, default: Default | None = None) ->
     See `encode`.
     """
     buffer += b"".join(_encode(term, default, []))
+
+
+def encode_parts(term: Any, *, default: Default | None = None) -> bytes | list[Part]:
+    """Return `term` without version byte; with large binaries in it, in parts.
+
+    They are the objects of `term` themselves then, as far as those cannot change. See `encode`.
+    """
+    parts: list[Part] = []
+    small: list[bytes] = []
+    for part in _encode(term, default, []):
+        if len(part) > _LARGE_PART:
+            parts += (b"".join(small), part)
+            small = []
+        else:
+            small.append(part)
+    last = b"".join(small)
+    if not parts:
+        return last
+    if last:
+        parts.append(last)
+    return parts
 
 
 def _encode(

@@ -22,18 +22,19 @@ as soon as one is whole, everything received is copied out at once and frames ar
 copy, so that many small frames cost no more than one large. A frame that the buffer cannot hold,
 and a message in fragments, is collected in memory of its own, which grows with what is received
 and not with what is announced, and becomes the frame or the payload without being copied again.
+A fragment that goes on with a message moves there right from the buffer, as it comes.
 """
 
 from __future__ import annotations
 
 from enum import Enum, auto
-from io import BytesIO
 from itertools import count
 from struct import Struct
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from pynode.config import LIMITS, Limits
 from pynode.errors import DecodeError, LocalProtocolError, RemoteProtocolError
+from pynode.etf import Gathering
 from pynode.protocol._pure import broken as _broken
 from pynode.protocol._pure import control_at, term_of
 from pynode.protocol.control import AltactSigSend, ControlMessage, Message, Send, SendSender
@@ -48,6 +49,8 @@ else:
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from pynode.etf import Part
 
 __all__ = [
     "FRAGMENT_SIZE",
@@ -79,6 +82,9 @@ _VERSION = b"\x83"
 
 _LENGTH = Struct(">I")
 _FRAGMENT_IDS = Struct(">QQ")
+#: Length, tag, sequence id and fragment id of a fragment that goes on with a message.
+_CONT = Struct(">I2sQQ")
+_CONT_LENGTH = _CONT.size - _LENGTH.size
 
 
 class _NeedData(Enum):
@@ -107,44 +113,61 @@ class _Unfinished:
     is counted.
     """
 
-    __slots__ = ("control", "next_id", "payload")
+    __slots__ = ("control", "left", "next_id", "payload", "sequence_id")
 
-    def __init__(self, control: bytes, next_id: int) -> None:
+    def __init__(self, sequence_id: int, control: bytes, next_id: int, expected: int) -> None:
+        self.sequence_id = sequence_id
         self.control = control
-        self.payload = BytesIO()
+        self.payload = Gathering(expected)
         self.next_id = next_id
+        #: Bytes that are missing of the fragment that is being received.
+        self.left = 0
 
 
 class Fragments:
     """A message that is too large for one frame: its frames, made when they are asked for.
 
-    Each is a pair: what it begins with, and its piece of the payload, which is not copied. Its
-    length is how many there are.
+    Each is a list: what it begins with, and its piece of the payload, in one part or more, which
+    are not copied. Its length is how many there are.
     """
 
-    __slots__ = ("_control", "_payload", "_sequence_id", "size")
+    __slots__ = ("_control", "_parts", "_sequence_id", "size")
 
-    def __init__(self, sequence_id: int, control: bytes, payload: bytes) -> None:
+    def __init__(self, sequence_id: int, control: bytes, parts: list[Part]) -> None:
         self._sequence_id = sequence_id
         self._control = control
-        self._payload = payload
+        self._parts = parts
         #: Bytes of the payload.
-        self.size = len(payload)
+        self.size = sum(map(len, parts))
 
     def __len__(self) -> int:
         return (self.size + FRAGMENT_SIZE - 1) // FRAGMENT_SIZE
 
-    def __iter__(self) -> Iterator[tuple[bytes, memoryview]]:
+    def __iter__(self) -> Iterator[list[Part]]:
         """Yield the frames (erl_ext_dist, "Distribution Header"), the first one first."""
-        fragment_id = len(self)
-        parts = memoryview(self._payload)
-        head = _FRAGMENT_HEADER + _FRAGMENT_IDS.pack(self._sequence_id, fragment_id)
+        fragments = len(self)
+        head = _FRAGMENT_HEADER + _FRAGMENT_IDS.pack(self._sequence_id, fragments)
         head += b"\0" + self._control
-        for at in range(0, self.size, FRAGMENT_SIZE):
-            part = parts[at : at + FRAGMENT_SIZE]
-            yield _LENGTH.pack(len(head) + len(part)) + head, part
-            fragment_id -= 1
-            head = _FRAGMENT_CONT + _FRAGMENT_IDS.pack(self._sequence_id, fragment_id)
+        parts = iter(self._parts)
+        part, at, end = memoryview(b""), 0, 0
+        left = self.size
+        for fragment_id in range(fragments, 0, -1):
+            size = min(FRAGMENT_SIZE, left)
+            left -= size
+            if fragment_id == fragments:
+                frame: list[Part] = [_LENGTH.pack(len(head) + size) + head]
+            else:
+                length = _CONT_LENGTH + size
+                frame = [_CONT.pack(length, _FRAGMENT_CONT, self._sequence_id, fragment_id)]
+            while size:
+                if at == end:
+                    part = memoryview(next(parts))
+                    at, end = 0, len(part)
+                stop = min(end, at + size)
+                frame.append(part[at:stop])
+                size -= stop - at
+                at = stop
+            yield frame
 
 
 class Channel:
@@ -169,14 +192,16 @@ class Channel:
         self._sequence_ids = count(1)  # A BEAM takes 0 for "no fragment".
         # What was received last is self._buffer[: self._end]. When there are _need bytes of it, it
         # moves on to self._data, of which everything before self._at has been made events of.
-        # Of a frame that the buffer cannot hold, what was received until then is in _large.
+        # Of a frame that the buffer cannot hold, what was received until then is in _large. If what
+        # comes next belongs to a fragment whose header is through, _part is the message of that.
         self._buffer = bytearray(_BUFFER_SIZE)
         self._view = memoryview(self._buffer)
         self._end = 0
         self._need = _LENGTH.size
         self._data = b""
         self._at = 0
-        self._large: BytesIO | None = None
+        self._large: Gathering | None = None
+        self._part: _Unfinished | None = None
         self._unfinished: dict[int, _Unfinished] = {}
         self._unfinished_size = 0
         self._error: RemoteProtocolError | None = None
@@ -241,6 +266,10 @@ class Channel:
                         if message is None:
                             continue
                         return message
+                if self._unfinished and self._end and self._large is None and self._at == len(data):
+                    message = self._collect_fragments()
+                    if message is not None:
+                        return message
                 if not self._refill():
                     return NEED_DATA
         except DecodeError as error:
@@ -264,11 +293,10 @@ class Channel:
                 self._data = b"".join((rest, self._view[:end]))
                 self._end = 0
                 return True
-            self._keep(rest)
-            return False
+            return self._keep(rest)
         if self._large is not None:
             return self._collect(self._large)
-        if end < self._need:
+        if end < self._need or self._part is not None:
             return False
         self._data = bytes(self._view[:end])
         self._end = 0
@@ -277,19 +305,28 @@ class Channel:
             self._resize(_BUFFER_SIZE)
         return True
 
-    def _keep(self, rest: bytes) -> None:
-        """Keep the beginning of a frame."""
+    def _keep(self, rest: bytes) -> bool:
+        """Keep the beginning of a frame; return whether it is a fragment to be gone on with."""
+        size = len(rest)
+        goes_on = False
         self._need = 4
-        if len(rest) >= 4:
-            self._need += _LENGTH.unpack_from(rest)[0]
-        if self._need > _BUFFER_SIZE:
-            self._large = BytesIO()
+        if size >= 4:
+            length = _LENGTH.unpack_from(rest)[0]
+            if self._unfinished and size <= _BUFFER_SIZE:
+                if size < _CONT.size:
+                    length = min(length, _CONT_LENGTH)  # of a fragment it is enough to begin with
+                else:
+                    goes_on = rest[4:6] == _FRAGMENT_CONT
+            self._need += length
+        if self._need > _BUFFER_SIZE and not goes_on:
+            self._large = Gathering(self._need)
             self._large.write(rest)
         else:
-            self._view[: len(rest)] = rest
-            self._end = len(rest)
+            self._view[:size] = rest
+            self._end = size
+        return goes_on
 
-    def _collect(self, large: BytesIO) -> bool:
+    def _collect(self, large: Gathering) -> bool:
         """Move what has been received to the large frame, and return whether that is complete."""
         end = self._end
         taken = min(end, self._need - large.tell())
@@ -322,15 +359,58 @@ class Channel:
         sequence_id, fragment_id = _FRAGMENT_IDS.unpack_from(data, start + 2)
         if tag == _FRAGMENT_HEADER:
             return self._first_fragment(data, at, stop, sequence_id, fragment_id)
+        unfinished = self._next_fragment(sequence_id, fragment_id)
+        unfinished.payload.write(memoryview(data)[at:stop])
+        self._grown(stop - at)
+        return self._finished(unfinished)
+
+    def _collect_fragments(self) -> Message | None:
+        """Move fragments from the buffer to their messages, and return the first that is complete.
+
+        It ends with what is no fragment that goes on with a message, and with a part of its header.
+        """
+        self._data = b""
+        self._at = 0
+        view, end, at = self._view, self._end, 0
+        message = None
+        while message is None:
+            part = self._part
+            if part is None:
+                if end - at < _CONT.size:
+                    break
+                length, tag, sequence_id, fragment_id = _CONT.unpack_from(view, at)
+                if tag != _FRAGMENT_CONT or not _CONT_LENGTH <= length <= self._frame_limit:
+                    break
+                self._part = part = self._next_fragment(sequence_id, fragment_id)
+                part.left = length - _CONT_LENGTH
+                at += _CONT.size
+            taken = min(part.left, end - at)
+            part.payload.write(view[at : at + taken])
+            self._grown(taken)
+            at += taken
+            part.left -= taken
+            if part.left:
+                break
+            self._part = None
+            message = self._finished(part)
+        self._end = end - at
+        view[: self._end] = view[at:end]
+        self._need = _LENGTH.size
+        return message
+
+    def _next_fragment(self, sequence_id: int, fragment_id: int) -> _Unfinished:
+        """Return the message that a fragment goes on with."""
         unfinished = self._unfinished.get(sequence_id)
         if unfinished is None or fragment_id != unfinished.next_id:
             raise _broken(f"sent fragment {fragment_id} of message {sequence_id} out of order")
-        unfinished.payload.write(memoryview(data)[at:stop])
         unfinished.next_id -= 1
-        self._grown(stop - at)
-        if fragment_id > 1:
+        return unfinished
+
+    def _finished(self, unfinished: _Unfinished) -> Message | None:
+        """Return a message, of which a fragment has been received, if that was the last one."""
+        if unfinished.next_id:
             return None
-        del self._unfinished[sequence_id]
+        del self._unfinished[unfinished.sequence_id]
         self._unfinished_size -= len(unfinished.control) + unfinished.payload.tell()
         control, _ = control_at(unfinished.control, 0, self._limits)
         if type(control) is AltactSigSend:
@@ -359,7 +439,8 @@ class Channel:
                 f"sent fragments of more messages at a time than the limit of "
                 f"{self._limits.fragmented_messages}"
             )
-        unfinished = _Unfinished(data[start:at], fragment_id - 1)
+        expected = min(fragment_id * (stop - at), self._limits.message)
+        unfinished = _Unfinished(sequence_id, data[start:at], fragment_id - 1, expected)
         unfinished.payload.write(memoryview(data)[at:stop])
         self._unfinished[sequence_id] = unfinished
         self._grown(stop - start)
@@ -376,10 +457,13 @@ class Channel:
 
     # --- sending
 
-    def encode(self, control: ControlMessage, payload: bytes | None = None) -> bytes | Fragments:
+    def encode(
+        self, control: ControlMessage, payload: bytes | list[Part] | None = None
+    ) -> bytes | Fragments:
         """Return the frame to write for a control message and, if it has one, its payload.
 
-        `payload` is a term in the External Term Format, without version byte. A large one goes in
+        `payload` is a term in the External Term Format, without version byte, and may be in parts
+        (`pynode.etf.encode_parts`). A large one goes in
         fragments, if the peer understands them: frames of other messages may come between those,
         but none of a message that would overtake it.
 
@@ -394,14 +478,17 @@ class Channel:
         if not self._send_sender and type(control) is SendSender:
             control = Send(control.to_pid)  # for C-nodes, and those of Jinterface
         if self._fragments:
-            if payload is None or len(payload) <= FRAGMENT_SIZE:
+            if payload is None or (isinstance(payload, bytes) and len(payload) <= FRAGMENT_SIZE):
                 return frame(control, payload, self._altact)
+            parts: list[Part] = payload if isinstance(payload, list) else [payload]
             # Unique among all messages under way, which is more than the protocol asks for: there
             # it has to be unique for its sender, but a BEAM tells messages apart by nothing else.
-            return Fragments(next(self._sequence_ids), term_of(control, self._altact), payload)
+            return Fragments(next(self._sequence_ids), term_of(control, self._altact), parts)
         term = _PASS_THROUGH + term_of(control, self._altact)
         if payload is None:
             return _LENGTH.pack(len(term)) + term
+        if isinstance(payload, list):
+            payload = b"".join(payload)
         size = len(term) + 1 + len(payload)
         if size > _MAX_FRAME:
             raise LocalProtocolError(

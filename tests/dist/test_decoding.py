@@ -6,7 +6,10 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING
 
-from pynode.dist.decoding import Decoding
+import pytest
+
+from pynode import etf
+from pynode.dist.decoding import Decoding, takes_long
 from pynode.protocol.channel import Message
 from pynode.protocol.control import (
     AliasSend,
@@ -142,6 +145,41 @@ def test_several_large_messages_at_a_time() -> None:
     for sender in senders:
         own = [message for message in delivered if message.control == SendSender(sender, X)]
         assert [len(message.payload or b"") for message in own] == [1_000_000, 1_000_000, 1]
+
+
+@pytest.mark.parametrize(
+    ("value", "long"),
+    [
+        ([b"\xff" * 1_000_000], False),
+        ((Atom("call"), ["x" * 1_000_000, 1, b"\xff" * 70_000]), False),
+        (["m" * 1_000_000, "some" * 200_000], False),
+        ([b"\xff" * 1_000_000, [(1,)] * 10_000], False),
+        ([[(1,)] * 100_000, b"\xff" * 1_000_000], True),
+        ([b"\xff" * 1_000_000, [(1,)] * 100_000], True),
+        ([b"\xff" * 1_000] * 1_000, True),
+        ([b"\xff" * 10_000_000], True),
+    ],
+)
+def test_what_takes_long_to_decode(value: object, long: bool) -> None:
+    assert takes_long(etf.encode(value, version=False)) is long
+
+
+@pytest.mark.parametrize("data", [b"", b"m" * 1_000_000, b"m\xff" * 200_000, b"m" * 262_145])
+def test_what_takes_long_though_it_is_no_term(data: bytes) -> None:
+    assert takes_long(data) is bool(data)
+
+
+def test_a_large_binary_is_for_the_reader() -> None:
+    reader = Reader()
+    payload = etf.encode(bytes([255]) * 900_000, version=False)
+    message = Message(SendSender(A, X), payload)
+    assert not reader.decoding.concerns(message)
+    reader.read(SendSender(B, X), LARGE)
+    assert reader.decoding.concerns(message)
+    assert not reader.decoding.holds_back(message)
+    assert reader.decoding.begin(message) is None
+    assert reader.decoding.holds_back(Message(SendSender(B, X), payload))
+    reader.end()
 
 
 def test_the_reader_waits_when_too_much_is_held_back() -> None:

@@ -80,6 +80,30 @@ def test_a_task_that_blocks_holds_up_nobody(source: Queue) -> None:
     release.set()
 
 
+def test_who_has_run_a_task_writes_and_holds_up_nobody(engine: Engine) -> None:
+    """What is large is written by the same thread, which may wait, since it does not read yet."""
+    release, done = threading.Event(), threading.Event()
+    wrote: SimpleQueue[int] = SimpleQueue()
+    ran: list[int] = []
+
+    class Writing(Queue):
+        def write_large(self) -> None:
+            wrote.put(threading.get_ident())
+            self.large = {}
+            release.wait(PATIENCE)
+
+    source = Writing()
+    source.large = {"somebody": 1}
+    engine.add(source)
+    source.items.put(Do(lambda: ran.append(threading.get_ident())))
+    assert wrote.get(timeout=PATIENCE) == ran[0]
+    source.items.put(Do(done.set))
+    assert done.wait(PATIENCE)
+    release.set()
+    assert wrote.empty()
+    source.items.put(None)
+
+
 def test_a_hundred_tasks_that_block_hold_up_nobody(source: Queue) -> None:
     release, done = threading.Event(), threading.Event()
     started: SimpleQueue[None] = SimpleQueue()

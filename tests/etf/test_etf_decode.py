@@ -551,3 +551,33 @@ def test_caches_are_bounded(etf: ModuleType) -> None:
             _pure_readers.known_references,
         ):
             assert len(cache) <= _pure_readers.CACHE_SIZE
+
+
+# --- large binaries ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [65_535, 65_536, 65_537, 70_001, 200_003, 10_000_000])
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [
+        (b"", b""),
+        (b"", b"\x80"),
+        (b"", "\u00e9".encode()),
+        (b"\x80", b""),
+        ("\U0001f600".encode(), b""),
+        ("\u00e9".encode(), b"\xff"),
+        (b"a" * 65_535 + "\u20ac".encode(), b""),
+        (b"a" * 65_535, b"\xe2\x82"),
+        (b"\xed\xa0\x80", b""),
+    ],
+)
+def test_large_binaries(etf: ModuleType, size: int, begin: bytes, end: bytes) -> None:
+    data = begin + b"x" * (size - len(begin) - len(end)) + end
+    try:
+        expected: str | bytes = data.decode()
+    except UnicodeDecodeError:
+        expected = data
+    value, at = etf.decode_at(b"m" + len(data).to_bytes(4) + data + b"j", 0)
+    assert value == expected
+    assert type(value) is type(expected)
+    assert at == len(data) + 5

@@ -533,3 +533,80 @@ def test_what_default_raises_goes_through(etf: ModuleType, error: type[BaseExcep
         etf.encode_into(buffer, ["x" * 1_000, Thing()], default)
     assert caught.value is raised
     assert buffer == b"before"
+
+
+# --- parts ---------------------------------------------------------------------------------
+
+BIG, TEXT, ACCENTS = b"\xff" * 70_000, "a" * 70_000, "\u00e9" * 70_000
+EXACT = Map([(1, 1), (1.0, TEXT)])
+
+
+@pytest.mark.parametrize(
+    ("value", "parts"),
+    [
+        ([1, "small", b"\xff" * 65_536], 1),
+        (BIG, 2),
+        ([BIG], 3),
+        ((BIG, TEXT, ACCENTS, 1), 7),
+        ([{"key": BIG}, {1.5: TEXT}], 5),
+        ([BIG, Thing()], 3),
+        ([bytearray(BIG), memoryview(BIG)[::2]], 3),
+        ([BIG, EXACT], 5),
+    ],
+)
+def test_parts(etf: ModuleType, value: Any, parts: int) -> None:
+    def default(_: Any) -> Any:
+        return "a thing"
+
+    got = etf.encode_parts(value, default=default)
+    expected = etf.encode(value, default=default, version=False)
+    assert (got if type(got) is bytes else b"".join(got)) == expected
+    # What is left to the twin as a whole is not in parts.
+    assert (1 if type(got) is bytes else len(got)) in (parts, 1 if value[-1] is EXACT else parts)
+
+
+def test_parts_are_not_copied_unless_they_may_change(etf: ModuleType) -> None:
+    changing = bytearray(BIG)
+    got = etf.encode_parts([BIG, changing, TEXT])
+    expected = b"".join(got)
+    changing[:] = bytes(len(changing))
+    assert got[1] is BIG
+    assert b"".join(got) == expected
+    assert all(len(part) for part in got)
+    text = got[-2]
+    del got
+    with pytest.raises((TypeError, ValueError)):
+        text[0] = 1
+
+
+def test_large_keys_in_parts(etf: ModuleType) -> None:
+    value = {BIG: 1, b"x": TEXT, 1.5: BIG}
+    assert b"".join(etf.encode_parts(value)) == etf.encode(value, version=False)
+    with pytest.raises(EncodeError, match="the same"):
+        etf.encode_parts([BIG, {BIG: 1, Once(BIG): 2}], default=lambda once: once.value)
+
+
+class Once:
+    """A key of its own that becomes another one."""
+
+    def __init__(self, value: bytes) -> None:
+        self.value = value
+
+
+def test_parts_of_what_cannot_be_encoded(etf: ModuleType) -> None:
+    with pytest.raises(EncodeError):
+        etf.encode_parts([BIG, Thing()])
+
+
+# --- what is received ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("expected", [0, 1, 100_000, 20_000_000])
+def test_gathering(etf: ModuleType, expected: int) -> None:
+    pieces = [bytes([size % 256]) * size for size in (0, 1, 3, 65_536, 100, 10_000_000, 7)]
+    gathering = etf.Gathering(expected)
+    for piece in pieces:
+        gathering.write(memoryview(piece))
+    assert gathering.tell() == sum(map(len, pieces))
+    assert gathering.getvalue() == b"".join(pieces)
+    assert etf.Gathering(expected).getvalue() == b""
