@@ -62,6 +62,7 @@ def _do_call(call: Call, module: Any, function: Any, args: Any, kwargs: Any) -> 
     call.open_window()
     try:
         value = call.modules.call(module, function, args, kwargs)
+        call.raise_late()
     finally:
         call.close_window()
     return Pending(value) if type(value) is CoroutineType else (OK, value)
@@ -77,6 +78,7 @@ def _do_method(call: Call, ref: Any, name: Any, args: Any, kwargs: Any) -> Any:
     call.open_window()
     try:
         value = call.modules.method(target, name, args, kwargs)
+        call.raise_late()
     finally:
         call.close_window()
     if type(value) is CoroutineType:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from pynode import config
 from pynode.dist.decoding import Decoding
 from pynode.dist.engine import Engine, Source
+from pynode.dist.fairness import give_way
 from pynode.dist.outbox import Outbox, context
 from pynode.dist.ticks import compiled_line
 from pynode.dist.tls import TlsSocket
@@ -142,6 +143,7 @@ class Connection(Source):
                         task = self._deliver(self, event)
                     if task is not None:
                         return task
+                    give_way()
                 else:
                     break
         except BaseException as error:  # noqa: BLE001 (this thread is needed)

@@ -44,6 +44,7 @@ from typing import TYPE_CHECKING, Any, Final
 from mypy_extensions import mypyc_attr
 
 from pynode import config
+from pynode.dist.fairness import give_way
 from pynode.dist.task import AWAITED, INTERRUPT, Task
 from pynode.dist.timers import Timers
 from pynode.errors import CallInterrupted
@@ -218,6 +219,7 @@ class _OwnThread(threading.Thread):
 
 def _run(task: Task) -> None:
     """Run a task; whatever it raises, the thread lives and the lane goes on."""
+    give_way()
     try:
         task.run()
     except BaseException:  # noqa: BLE001

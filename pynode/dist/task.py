@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias, TypeVar
 
 from mypy_extensions import mypyc_attr
 
+from pynode.dist.fairness import give_way
 from pynode.errors import CallInterrupted
 
 if TYPE_CHECKING:
@@ -126,7 +127,9 @@ class Task:
         """
         self.open_window()
         try:
-            return function(*args, **kwargs)
+            value = function(*args, **kwargs)
+            self.raise_late()
+            return value
         finally:
             self.close_window()
 
@@ -139,6 +142,14 @@ class Task:
             if self._interrupted:
                 raise CallInterrupted
             self._running_on = threading.get_ident()
+
+    def raise_late(self) -> None:
+        """Raise CallInterrupted if it came while C code ran; at the end of the window.
+
+        The interpreter would do so as soon as it goes on, but what goes on may be compiled.
+        """
+        if self._interrupted:
+            give_way()
 
     def interrupt(self, *, again: bool = False) -> None:
         """Stop it, or keep it from starting. Nothing happens if it is over already.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
 import threading
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -102,6 +104,24 @@ def test_who_has_run_a_task_writes_and_holds_up_nobody(engine: Engine) -> None:
     release.set()
     assert wrote.empty()
     source.items.put(None)
+
+
+def test_a_reader_of_many_small_tasks_lets_others_run(engine: Engine) -> None:
+    # Where the engine is compiled, no code of Python's runs in any of this.
+    source, ran, done = engine_module._WorkQueue(), itertools.count(), threading.Event()
+    small = engine_module._Work(ran.__next__)
+    for task in [*[small] * 300_000, engine_module._Work(done.set), None]:
+        source.queue.put(task)
+    seen = set[str]()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(0.001)
+    try:
+        engine.add(source)
+        while not done.is_set():
+            seen.add(repr(ran))
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(seen) > 10
 
 
 def test_a_hundred_tasks_that_block_hold_up_nobody(source: Queue) -> None:
@@ -763,3 +783,22 @@ def test_a_task_that_goes_on_is_interrupted_again(source: Queue) -> None:
         assert caught.get(timeout=PATIENCE) == number
         task.interrupt(again=number > 0)
     assert task.outcome.get(timeout=PATIENCE) == 3
+
+
+def test_c_code_is_interrupted_when_it_returns() -> None:
+    task, lock, outcome = Task(), threading.Lock(), SimpleQueue[object]()
+    lock.acquire()
+
+    def run() -> None:
+        try:
+            outcome.put(task.interruptible(lock.acquire))
+        except CallInterrupted:
+            outcome.put("interrupted")
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    wait_until(lambda: task.is_running)
+    task.interrupt()
+    lock.release()
+    assert outcome.get(timeout=PATIENCE) == "interrupted"
+    thread.join()
