@@ -90,4 +90,5 @@ format: setup ## Format all code.
 clean: ## Remove what can be made again.
 	@rm -rf .venv .cache .hypothesis .pytest_cache build dist *.egg-info
 	@for project in $(MIX_PROJECTS); do rm -rf $$project/_build; done
+	@find pynode -name '*.so' -delete
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

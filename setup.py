@@ -22,23 +22,26 @@ if TYPE_CHECKING:
 
 #: What small calls run through. See "Compiled modules" in docs/ARCHITECTURE.md.
 TYPED = [
-    "pynode/bridge/call.py",
-    "pynode/bridge/requests.py",
-    "pynode/bridge/underway.py",
-    "pynode/dist/connection.py",
-    "pynode/dist/decoding.py",
-    "pynode/dist/engine.py",
-    "pynode/dist/loopback.py",
-    "pynode/dist/outbox.py",
-    "pynode/dist/task.py",
-    "pynode/gen.py",
-    "pynode/modules.py",
-    "pynode/objects/guard.py",
-    "pynode/objects/registry.py",
-    "pynode/objects/session.py",
-    "pynode/objects/unwind.py",
-    "pynode/protocol/channel.py",
-    "pynode/signals.py",
+    Path("pynode", path)
+    for path in (
+        "bridge/call.py",
+        "bridge/requests.py",
+        "bridge/underway.py",
+        "dist/connection.py",
+        "dist/decoding.py",
+        "dist/engine.py",
+        "dist/loopback.py",
+        "dist/outbox.py",
+        "dist/task.py",
+        "gen.py",
+        "modules.py",
+        "objects/guard.py",
+        "objects/registry.py",
+        "objects/session.py",
+        "objects/unwind.py",
+        "protocol/channel.py",
+        "signals.py",
+    )
 ]
 #: What is before "__mypyc" in the name of the library with all of them.
 GROUP = "pynode._typed"
@@ -49,6 +52,7 @@ OPTIONS = [
     "--follow-imports=silent",
     "--ignore-missing-imports",
 ]
+CYTHON = sorted(Path("pynode").rglob("*.pyx"))
 #: What was compiled in place, in the form of sha256sum: the tests refuse to run anything older.
 RECORD = Path("build/compiled.sha256")
 
@@ -59,7 +63,9 @@ def translate() -> dict[str, Extension]:
         from mypyc.build import mypycify  # noqa: PLC0415
 
         # -O2 and -O3 make calls no faster than -O1, and take half as long again to compile.
-        extensions = mypycify([*OPTIONS, *TYPED], opt_level="1", debug_level="0", group_name=GROUP)
+        extensions = mypycify(
+            [*OPTIONS, *map(str, TYPED)], opt_level="1", debug_level="0", group_name=GROUP
+        )
     except (Exception, SystemExit) as error:  # noqa: BLE001
         # mypyc exits where it finds errors of types; whatever it is, Python can run the modules.
         print(f"warning: the typed modules are not compiled: {error!r}", file=sys.stderr)  # noqa: T201
@@ -77,7 +83,7 @@ class BuildExtensions(build_ext):
 
     def run(self) -> None:
         """Build, in place or not."""
-        sums = {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in TYPED}
+        sums = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in [*TYPED, *CYTHON]}
         # Only now, and not whenever the project is asked for its name, because it takes seconds.
         translated = translate()
         for extension in typed:
@@ -91,9 +97,13 @@ class BuildExtensions(build_ext):
             RECORD.unlink(missing_ok=True)
             self._remove(Path("pynode"), keep=())
         super().run()
-        if self.inplace and all(path.exists() for path in self._files(typed)):
-            lines = [f"{digest}  {path}\n" for path, digest in sums.items()]
-            RECORD.write_text("".join(lines))
+        if self.inplace:
+            built = [
+                f"{digest}  {path}\n"
+                for path, digest in sums.items()
+                if Path(self.build_lib, self.get_ext_filename(module(path))).exists()
+            ]
+            RECORD.write_text("".join(built))
 
     def build_extensions(self) -> None:
         """Build all extensions, the typed ones all or none."""
@@ -126,9 +136,9 @@ def module(path: Path) -> str:
     return ".".join(path.with_suffix("").parts)
 
 
-typed = [Extension(module(Path(path)), [path]) for path in TYPED]
+typed = [Extension(module(path), [str(path)]) for path in TYPED]
 typed.append(Extension(GROUP + "__mypyc", []))
-cython = [Extension(module(path), [str(path)]) for path in sorted(Path("pynode").rglob("*.pyx"))]
+cython = [Extension(module(path), [str(path)]) for path in CYTHON]
 setup(
     cmdclass={"build_ext": BuildExtensions},
     ext_modules=cythonize(cython, build_dir="build") + typed,

