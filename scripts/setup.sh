@@ -12,7 +12,7 @@ mkdir -p .cache
 # What this set-up depends on, and what the compiled modules do: the types and constants of all the
 # others are in there. Each stamp is written when all of that is done.
 current=$(cat pyproject.toml scripts/setup.sh | cksum)
-sources=$(find pynode -name '*.py' -o -name '*.py[ix]' | LC_ALL=C sort | xargs cat setup.py | cksum)
+sources=$(find pynode -name '*.py' -o -name '*.py[ix]' -o -name '*.pxd' | LC_ALL=C sort | xargs cat setup.py | cksum)
 compiled=.cache/compiled.stamp
 
 python_is_good() { "$1" -c 'import sys, venv, ensurepip; assert sys.version_info >= (3, 11)' 2>/dev/null; }
