@@ -25,6 +25,7 @@ from pynode.dist.decoding import Decoding
 from pynode.dist.engine import Engine, Source
 from pynode.dist.fairness import give_way
 from pynode.dist.outbox import Outbox, context
+from pynode.dist.sockets import receiver
 from pynode.dist.ticks import compiled_line
 from pynode.dist.tls import TlsSocket
 from pynode.errors import DecodeError, RemoteProtocolError
@@ -100,9 +101,11 @@ class Connection(Source):
         self._closing = threading.Lock()
         #: What writes to a plain socket and gives signs of life while Python cannot.
         self._line = None
+        self._receive: Callable[[memoryview], int] = sock.recv_into
         if isinstance(sock, TlsSocket):
             sock.on_records = self._write_records
         else:
+            self._receive = receiver(sock)
             self._line = compiled_line(sock.fileno())
         if early_data:
             self._channel.receive_data(early_data)
@@ -121,7 +124,7 @@ class Connection(Source):
                 if event is NEED_DATA:
                     if self._out:
                         self.flush()
-                    count = self._socket.recv_into(channel.get_buffer())
+                    count = self._receive(channel.get_buffer())
                     if count == 0:
                         decoding.finish()
                         self.close("connection_closed")

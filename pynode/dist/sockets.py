@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import socket
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: How many bytes the system may hold that were not sent yet.
 _UNSENT: Final = 128 * 1024
@@ -38,6 +43,15 @@ def connect(host: str, port: int, deadline: float) -> socket.socket:
         else:
             return sock
     raise failure
+
+
+def receiver(sock: socket.socket) -> Callable[[memoryview], int]:
+    """Return `sock.recv_into`, for a socket that blocks, or the same in compiled code."""
+    try:
+        reading = importlib.import_module("pynode.dist._reading")
+    except ImportError:
+        return sock.recv_into
+    return functools.partial(reading.receive, sock.fileno())
 
 
 def tune(sock: socket.socket) -> None:
