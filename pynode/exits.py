@@ -40,9 +40,8 @@ _TRACEBACK: Final = 65_536
 _NOTES: Final = 16
 _MAX_ATOM: Final = 255
 
-_OWN_FILES = str(Path(__file__).parent) + os.sep
-#: What is compiled is named as it was where that was done.
-_OWN_COMPILED = "pynode/etf/_compiled.pyx"
+#: Our sources; what is compiled is named as it was where that was done.
+_OWN_FILES = (str(Path(__file__).parent) + os.sep, "pynode/")
 
 _ERROR, _EXIT, _THROW = Atom("error"), Atom("exit"), Atom("throw")
 _NORMAL, _SHUTDOWN, _KILLED = Atom("normal"), Atom("shutdown"), Atom("killed")
@@ -209,7 +208,7 @@ def _not_ours(start: TracebackType | None) -> TracebackType | None:
 
 
 def _is_own(filename: str) -> bool:
-    return filename.startswith(_OWN_FILES) or filename.endswith(_OWN_COMPILED)
+    return filename.startswith(_OWN_FILES)
 
 
 def _encodable(text: Any) -> str:

@@ -139,7 +139,8 @@ class Call(Task):
         self.handler, self.params, self.lane, self.must_exist = fail, (), None, False
 
     def _options(self, options: Any) -> None:
-        creation = opened_on = self.bridge.node.creation
+        creation = self.bridge.node.creation
+        opened_on: Any = creation  # of whatever type the caller gives it
         for name, value in options.items():
             if name in ("session_id", "session"):
                 if value is not None:

@@ -46,7 +46,7 @@ def served(
 def test_help_and_version() -> None:
     assert run_pynode("--help")[0] == 0
     code, out, _ = run_pynode("--version")
-    assert (code, out.split()[0]) == (0, "pynode,")
+    assert (code, out.split()[0]) == (0, "pynode")
     assert "PYNODE_COOKIE" in run_pynode("--help")[1]
 
 

@@ -72,7 +72,7 @@ def census() -> dict[str, int]:
         "owners": owners,
         "monitors": len(_node.signals._monitors),
         # Less this very call.
-        "calls": len(bridge.calls) - 1,
+        "calls": len(bridge.underway.calls) - 1,
         "threads": threading.active_count(),
     }
 
