@@ -92,6 +92,9 @@ class Underway:
                 call.parse(request)
             except BridgeError as error:
                 call.fail_with(error)
+            except Exception as error:  # it shall cost this call, and not the connection
+                log.exception("internal error in a request; please report it")
+                call.fail_with(error)
         if self.calls.setdefault(call.key, call) is not call:  # a client that uses a tag twice
             call.key = id(call)
             self.calls[call.key] = call
