@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -16,13 +17,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import psutil
 
+from pynode.dist.epmd import EpmdClient
+from pynode.protocol.flags import DEFAULT
+from pynode.protocol.handshake import NEED_DATA, Handshake
 from pynode.terms import Atom
 from pynode.testing import BeamNode, Epmd, PynodeProcess
 from pynode.testing.children import Child
 from pynode.testing.runtimes import clean_environment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
 _FOLDER = Path(__file__).parent
 _ROOT = _FOLDER.parent
@@ -248,18 +252,27 @@ class Contenders:
 
     def cnode(self) -> CalledFromBeam:
         """A C-node made with libei."""
-        gcc = shutil.which("gcc")
-        if gcc is None or not Path("/usr/include/ei.h").exists():
-            raise MissingError("gcc or ei.h (Debian: erlang-dev)")
-        program, source = f"{self._folder}/cnode", str(_PEERS / "cnode.c")
-        libraries = ["-D_REENTRANT", "-lei", "-lpthread", "-lm"]
-        subprocess.run([gcc, "-O2", "-o", program, source, *libraries], check=True)
+        if not Path("/usr/include/ei.h").exists():
+            raise MissingError("ei.h (Debian: erlang-dev)")
+        program = compile_peer("cnode", self._folder, "-D_REENTRANT", "-lei", "-lpthread", "-lm")
         name = f"c{secrets.token_hex(5)}"
         child = self._start(
             [program, name, self._cookie], clean_environment() | dict(self._epmd.env)
         )
         child.stdout.wait_for("^ready ")
         return self.gen_server(f"{name}@127.0.0.1", child.pid)
+
+    def bare(self) -> CalledFromBeam:
+        """A C program that answers on a connection which is made for it, and is no node."""
+        program = compile_peer("bare", self._folder)
+        name = f"bare{secrets.token_hex(5)}@127.0.0.1"
+        with self._connect_driver(name) as connection:
+            number = connection.fileno()
+            command = [program, str(number), name]
+            child = self._start(command, clean_environment(), pass_fds=(number,))
+        # The last packet of the handshake may still be on its way there.
+        self.driver.eval("true = net_kernel:connect_node(Node)", Node=Atom(name))
+        return self.gen_server(name, child.pid)
 
     def port(self) -> CalledFromBeam:
         """A Python script behind an Erlang port."""
@@ -289,14 +302,39 @@ class Contenders:
         self._stack.callback(contender.close)
         return contender
 
+    def _connect_driver(self, name: str) -> socket.socket:
+        """Return a connection with the driver, which takes it for that of a hidden node."""
+        alive, _, host = self.driver.name.partition("@")
+        port = EpmdClient(port=self._epmd.port).lookup(alive)
+        connection = socket.create_connection((host, port))
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        handshake = Handshake.initiator(name, self.driver.name, self._cookie, DEFAULT, 1)
+        while handshake.next_event() is NEED_DATA:
+            connection.sendall(handshake.data_to_send())
+            handshake.receive_data(connection.recv(1))  # And nothing of what follows it.
+        return connection
+
     def _start_server(self, module: str) -> tuple[Child, int]:
         """Start a Python server; return it and the number of its port."""
         command = [sys.executable, "-m", f"benchmarks.peers.{module}"]
         child = self._start(command, os.environ | {"PYTHONPATH": str(_ROOT)})
         return child, int(child.stdout.wait_for(r"^ready (\d+)$")[1])
 
-    def _start(self, command: list[str], environment: Mapping[str, str]) -> Child:
-        return self._stack.enter_context(Child(command, env=environment))
+    def _start(
+        self, command: list[str], environment: Mapping[str, str], pass_fds: Collection[int] = ()
+    ) -> Child:
+        return self._stack.enter_context(Child(command, env=environment, pass_fds=pass_fds))
+
+
+def compile_peer(name: str, folder: str, *options: str) -> str:
+    """Compile a C program of `peers` into `folder`; return its path. Raises MissingError."""
+    gcc = shutil.which("gcc")
+    if gcc is None:
+        raise MissingError("gcc")
+    program = f"{folder}/{name}"
+    command = [gcc, "-O2", "-Wall", "-o", program, str(_PEERS / f"{name}.c")]
+    subprocess.run([*command, *options], check=True)
+    return program
 
 
 _START: dict[str, Callable[[Contenders], Contender]] = {
@@ -304,6 +342,7 @@ _START: dict[str, Callable[[Contenders], Contender]] = {
     "elixir": Contenders.elixir,
     "beam": Contenders.beam,
     "cnode": Contenders.cnode,
+    "bare": Contenders.bare,
     "port": Contenders.port,
     "floor": Contenders.floor,
     "grpc": Contenders.grpc,
@@ -314,6 +353,7 @@ TITLES = {
     "elixir": "pynode, SnakeBridge.call",
     "beam": "BEAM peer",
     "cnode": "C-node (libei)",
+    "bare": "bare answers in C",
     "port": "Python behind a port",
     "floor": "Python echoing bytes",
     "grpc": "gRPC (Python to Python)",

@@ -131,7 +131,7 @@ def write_json(path: Path, found: Sequence[Line], about: Mapping[str, Any], roun
 
 _COLOURS = {
     "node": "#2f6fb0", "elixir": "#7fb2e0", "beam": "#a0306f", "cnode": "#555555",
-    "port": "#d08a2e", "floor": "#b8b8b8", "grpc": "#4c9a5a",
+    "bare": "#8a8a2e", "port": "#d08a2e", "floor": "#b8b8b8", "grpc": "#4c9a5a",
     "etf-c": "#2f6fb0", "etf-python": "#7fb2e0", "msgpack": "#555555",
 }  # fmt: skip
 _BAR, _LEFT, _UNIT, _MOST = 14, 330, 110, 4.0
