@@ -57,6 +57,9 @@ defmodule SnakeBridge.Lifeline do
     {:stop, {:shutdown, {:lost, reason}}, node}
   end
 
+  # Too many calls hang on this to end with a stray message.
+  def handle_info(_stray, node), do: {:noreply, node}
+
   @impl true
   def terminate(_reason, node), do: forget(node, self())
 end

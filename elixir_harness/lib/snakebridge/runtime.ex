@@ -190,17 +190,17 @@ defmodule SnakeBridge.Runtime do
         answer
 
       {:DOWN, ^monitor, :process, _lifeline, {:shutdown, {:lost, reason}}} ->
-        no_answer(reason, node, request, timeout)
+        no_answer(reason, monitor, node, request, timeout)
 
       # It was gone already.
       {:DOWN, ^monitor, :process, _lifeline, :noproc} ->
         Lifeline.forget(node, lifeline)
-        no_answer(:noconnection, node, request, timeout)
+        no_answer(:noconnection, monitor, node, request, timeout)
 
       # It was killed, or the application was stopped.
       {:DOWN, ^monitor, :process, _lifeline, _reason} ->
         Lifeline.forget(node, lifeline)
-        no_answer(:lifeline, node, request, timeout)
+        no_answer(:lifeline, monitor, node, request, timeout)
     after
       timeout ->
         Process.demonitor(monitor, [:flush])
@@ -208,9 +208,7 @@ defmodule SnakeBridge.Runtime do
         receive do
           {[:alias | ^monitor], answer} -> answer
         after
-          0 ->
-            send_to(node, {:"$gen_cast", {:given_up, monitor}})
-            no_answer(:timeout, node, request, timeout)
+          0 -> no_answer(:timeout, monitor, node, request, timeout)
         end
     end
   end
@@ -220,8 +218,10 @@ defmodule SnakeBridge.Runtime do
     :erlang.send({:snakebridge, node}, message, [:noconnect])
   end
 
-  # As GenServer.call/3 exits.
-  defp no_answer(reason, node, request, timeout) do
+  # As GenServer.call/3 exits. Python is told whatever the reason: the request may have got there, over
+  # a later connection than the one that was lost, or the lifeline is all that was lost.
+  defp no_answer(reason, monitor, node, request, timeout) do
+    send_to(node, {:"$gen_cast", {:given_up, monitor}})
     {:error, {reason, {GenServer, :call, [{:snakebridge, node}, request, timeout]}}}
   end
 

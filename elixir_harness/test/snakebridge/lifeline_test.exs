@@ -147,13 +147,56 @@ defmodule SnakeBridge.LifelineTest do
     eventually(fn -> running(left) == 1 end)
   end
 
+  test "a caller that is told of a lost connection cancels its call, if that came over the next one" do
+    {:ok, python} = start_python([])
+    node = PythonNode.node(python)
+    lifeline = lifeline(node)
+    # It is late to see that the connection is another.
+    :erlang.suspend_process(lifeline)
+    Node.disconnect(node)
+    true = Node.connect(node)
+    settings = %{cancel_on_timeout: true}
+    :ok = GenServer.call({:snakebridge, node}, {:open_session, "late", self(), settings})
+    test = self()
+
+    spawn_link(fn ->
+      result =
+        SnakeBridge.call("builtins", "exec", ["while True: pass"],
+          node: node,
+          session_id: "late",
+          timeout: :infinity
+        )
+
+      send(test, {:told, result})
+      Process.sleep(:infinity)
+    end)
+
+    running = fn ->
+      {:ok, info} = GenServer.call({:snakebridge, node}, :info)
+      info.running_calls
+    end
+
+    eventually(fn -> running.() == 1 end)
+    :erlang.resume_process(lifeline)
+    assert_receive {:told, {:error, %NodeUnavailableError{reason: :nodedown}}}, 5_000
+    eventually(fn -> running.() == 0 end)
+  end
+
+  test "a stray message does not end it" do
+    lifeline = lifeline(PythonNode.node())
+    send(lifeline, :stray)
+    Process.exit(lifeline, :stray)
+    assert :sys.get_state(lifeline) == PythonNode.node()
+  end
+
   test "one that is stopped takes the calls along that wait, and no later one" do
     for stop <- [&kill/1, &DynamicSupervisor.terminate_child(SnakeBridge.Lifelines, &1)] do
       lifeline = lifeline(PythonNode.node())
-      id = session([])
+      id = session(cancel_on_timeout: true)
       caller = spinning(session_id: id)
       assert stop.(lifeline) == :ok
       assert_receive {^caller, {:error, %NodeUnavailableError{reason: :not_running}}}, 5_000
+      eventually(fn -> running(id) == 0 end)
       assert SnakeBridge.call("math", "sqrt", [16]) == {:ok, 4.0}
       assert lifeline(PythonNode.node()) != lifeline
       SnakeBridge.release_session(id)
