@@ -154,6 +154,7 @@ def _do_open_session(call: Call, session_id: Any, owner: Any, settings: Any) -> 
     checked = SessionSettings.from_mapping({} if settings is None else settings)
     call.bridge.reach(_pid(owner))
     session = call.bridge.registry.open_session(name, owner, checked)
+    call.bridge.watch_callers(session)
     if session.settings.own_thread:
         engine = call.bridge.node.engine
         engine.own_thread(session.lane, session)

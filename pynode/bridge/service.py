@@ -61,6 +61,7 @@ class Bridge(Destination):
         self.underway = Underway(self, self._callable)
         self.started = time.monotonic()
         self._watches: dict[Pid, _Watch] = {}  # under the registry's lock
+        self._watching = threading.Lock()
         #: Lost nodes with absent owners that are being connected to.
         self._calling: set[str] = set()
         self._stopping = False
@@ -317,9 +318,20 @@ class Bridge(Destination):
         caller, connection = call.caller, call.connection
         if caller is None or caller.node != connection.peer or call.key in connection.monitors:
             return
-        call.watch = self.node.monitor_over(
-            connection, caller, lambda _reason: self.demonitored(call.key)
-        )
+        with self._watching:  # its session may be opened while it is entered
+            if call.watch is None:
+                call.watch = self.node.monitor_over(
+                    connection, caller, lambda _reason: self.demonitored(call.key)
+                )
+        if self.underway.calls.get(call.key) is not call:  # it has just been answered
+            self.node.demonitor(call.watch)
+
+    def watch_callers(self, session: Session) -> None:
+        """Do the same for calls that named a session before it was opened."""
+        if session.settings.cancel_on_timeout:
+            for call in self.node.engine.tasks(session.lane):
+                if isinstance(call, Call) and call.names(session):
+                    self.watch_caller(call, session)
 
     def demonitored(self, reference: Reference) -> None:
         """See `Destination.demonitored`: the caller has its answer, or has given up."""

@@ -183,6 +183,27 @@ def test_a_call_in_a_session_that_was_opened_meanwhile(
     caller.exit()
 
 
+@pytest.mark.parametrize("monitored", [True, False])
+def test_a_caller_that_died_in_a_session_that_was_opened_meanwhile(
+    any_beam: BeamNode, module_pynode: PynodeProcess, key: str, *, monitored: bool
+) -> None:
+    caller, owner = any_beam.process(), any_beam.process()
+    name = f"watched later {key}"
+    send = "gen_server:send_request(To, R)"
+    if not monitored:
+        send = "To ! {'$gen_call', {self(), [alias | alias()]}, R}"
+    caller.eval(
+        f"To = {{snakebridge, Node}}, {send}, ok",
+        Node=Atom(module_pynode.name),
+        R=call("spin", key, session_id=name),
+    )
+    wait_for_events(any_beam, module_pynode, key, ["spinning"])
+    open_session(owner, module_pynode, name, cancel_on_timeout=True)
+    caller.exit()
+    wait_for_events(any_beam, module_pynode, key, ["CallInterrupted"])
+    owner.exit()
+
+
 def test_c_code_is_stopped_when_it_returns_and_its_result_is_freed(it: Stop, key: str) -> None:
     queue = make(it.caller, it.python, "inbox", key, session_id=it.session)
     before = info(it.beam, it.python)["refs"]

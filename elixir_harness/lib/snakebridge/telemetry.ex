@@ -93,6 +93,10 @@ defmodule SnakeBridge.Telemetry do
   # A map that names the session may follow the parts of a request.
   defp session_id(request) do
     parts = @parts[elem(request, 0)]
-    if parts && tuple_size(request) > parts, do: elem(request, parts).session_id
+
+    case parts && tuple_size(request) > parts && elem(request, parts) do
+      %{session_id: id} -> id
+      _none -> nil
+    end
   end
 end

@@ -72,6 +72,11 @@ defmodule SnakeBridge.TelemetryTest do
     end
   end
 
+  test "options that name no session are seen as such" do
+    assert {:ok, _pi} = SnakeBridge.Runtime.request({:get, "math", "pi", %{}}, [])
+    assert_received {[:snakebridge, :call, :start], _, %{request: :get, session_id: nil}}
+  end
+
   test "a call that crashes ends, too" do
     for kind <- [:error, :throw, :exit] do
       try do
