@@ -18,7 +18,11 @@ defmodule SnakeBridge.LifelineTest do
     caller =
       spawn(fn ->
         send(test, {self(), SnakeBridge.call("harness_fixture", "spin", [], opts)})
+        # Its exit would stop what it has left running.
+        Process.sleep(:infinity)
       end)
+
+    on_exit(fn -> Process.exit(caller, :kill) end)
 
     eventually(fn -> running(opts[:session_id]) == 1 end)
     caller
@@ -145,6 +149,19 @@ defmodule SnakeBridge.LifelineTest do
 
     eventually(fn -> running(stopped) == 0 end)
     eventually(fn -> running(left) == 1 end)
+  end
+
+  test "a caller that gives up has nothing left of its call, nor gets a late answer" do
+    lifeline(PythonNode.node())
+
+    for timeout <- [0, 1, 10] do
+      assert {:error, %SnakeBridge.CallTimeoutError{}} =
+               SnakeBridge.call("time", "sleep", [0.05], timeout: timeout)
+    end
+
+    # The late answers came before this one: sessions run one call at a time.
+    assert SnakeBridge.call("math", "sqrt", [16]) == {:ok, 4.0}
+    assert Process.info(self(), [:messages, :monitors]) == [messages: [], monitors: []]
   end
 
   test "a caller that is told of a lost connection cancels its call, if that came over the next one" do
