@@ -64,6 +64,9 @@ cdef class Writer:
     cdef int text(self, object term) except -1
     cdef int number(self, object term) except -1
     cdef int real(self, double number) except -1
-    cdef int charlist(self, tuple items) except 2
-    cdef int all_of(self, tuple items, Py_ssize_t depth) except -1
+    cdef int charlist(self, list items) except 2
+    cdef int plain(self, object term) except -1
+    cdef int all_of(self, tuple items, Py_ssize_t start, Py_ssize_t depth) except -1
+    cdef int elements(self, list term, Py_ssize_t depth) except -1
+    cdef void wrote(self, Py_ssize_t count) noexcept
     cdef int pairs(self, dict term, Py_ssize_t depth) except -1

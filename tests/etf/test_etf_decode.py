@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 import zlib
@@ -25,6 +26,7 @@ from pynode.terms import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType
 
 #: More levels than Python can recurse, and more than a thread's stack likes.
@@ -551,6 +553,62 @@ def test_caches_are_bounded(etf: ModuleType) -> None:
             _pure_readers.known_references,
         ):
             assert len(cache) <= _pure_readers.CACHE_SIZE
+
+
+KEYS = ["", "a", "é", b"\xff", "\x00", "\x7f", "\u20ac" * 10, "a" * 30 + "é", "a" * 30 + "\x80"] + [
+    "k" * size for size in (2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 34, 64)
+]
+
+
+def test_keys_of_maps_that_come_again(etf: ModuleType) -> None:
+    for key in KEYS:
+        like = [key[:-1] + last for last in ("x", "y")] if isinstance(key, str) else [b"\xfe"]
+        for more in (0, 100):  # What follows may be too short for another key.
+            for one in (key, *like, key):
+                term = ({one: 1}, "x" * more)
+                decoded = etf.decode(etf.encode(term))
+                assert decoded == term
+                assert [type(found) for found in decoded[0]] == [type(one)]
+        data = etf.encode(({key: 1}, "x" * 100))
+        for size in range(len(data)):
+            with pytest.raises(DecodeError):
+                etf.decode(data[:size])
+        pair = etf.encode(key)[1:] + b"a\x01"
+        with pytest.raises(DecodeError, match="a key twice"):
+            etf.decode_at(b"t\0\0\0\x02" + pair + pair + bytes(40), 0)
+
+
+def test_more_keys_of_maps_than_are_remembered(etf: ModuleType) -> None:
+    maps = [{f"key {n}": n, f"\u20ac {n}": n, f"{n} {'long' * 10}": n} for n in range(10_000)]
+    data = etf.encode(maps)
+    for _ in range(2):
+        assert etf.decode(data) == maps
+    for term in maps:
+        assert etf.decode(etf.encode(term)) == term
+    before = sys.getallocatedblocks()
+    for n in range(20_000):
+        etf.decode(etf.encode({f"another {n}": 1}))
+    assert sys.getallocatedblocks() - before < 2_500
+
+
+def test_what_may_become_a_cycle_is_known_to_the_garbage_collector(etf: ModuleType) -> None:
+    ways: list[Callable[[dict[Any, Any]], Any]] = [
+        lambda term: term.__setitem__(A, term),
+        lambda term: term.__setitem__("key", term),
+        lambda term: term.setdefault(9, term),
+        lambda term: term.update({9: term}),
+        lambda term: term.__ior__({9: term}),
+        lambda term: term.update([(9, term)]),
+    ]
+    fields: dict[Any, Any]
+    inner: Any
+    for fields in ({Atom("a"): 1}, {Atom("a"): Atom("b")}, {"a": (1, Atom("a"))}, {1: 2.0}, {}):
+        for close in ways:
+            term = etf.decode(etf.encode(fields))
+            close(term)
+            assert gc.is_tracked(term)
+        for inner in ([], {}, ([],)):
+            assert gc.is_tracked(etf.decode(etf.encode(fields | {Atom("inner"): inner})))
 
 
 # --- large binaries ----------------------------------------------------------------------------

@@ -282,6 +282,48 @@ def test_default_may_change_what_is_being_encoded(etf: ModuleType) -> None:
     assert etf.decode(etf.encode(fields, default=default)) == {"thing": None, "n": 1}
 
 
+@pytest.mark.parametrize(
+    "around", [lambda value: value, lambda value: [value], lambda value: {1: value}]
+)
+@pytest.mark.parametrize("before", [0, 1, 300, 5_000])
+def test_default_may_take_away_what_was_written_or_is_to_come(
+    etf: ModuleType, before: int, around: Callable[[Any], Any]
+) -> None:
+    def default(_: Any) -> Any:
+        items[:] = ["x"] * len(items)
+        del fields["first"]
+        fields.pop(Atom("last"), None)
+        fields["new"] = fields["first"] = 3
+        return "stand-in"
+
+    items: list[Any] = [*range(before), around(Thing()), 1.5, "text"]
+    fields: dict[Any, Any] = {"first": 1, **{str(n): n for n in range(before)}}
+    fields |= {"thing": around(Thing()), 2: True, Atom("last"): None}
+    wanted_items = [*range(before), around("stand-in"), 1.5, "text"]
+    wanted_fields = fields | {"thing": around("stand-in")}
+    assert etf.decode(etf.encode(items, default=default)) == wanted_items
+    fields = dict(wanted_fields, thing=around(Thing()))
+    assert etf.decode(etf.encode(fields, default=default)) == wanted_fields
+    fields = {"first": 1, Thing(): 2, "last": 3}
+    assert etf.decode(etf.encode(fields, default=default)) == {"first": 1, "stand-in": 2, "last": 3}
+
+
+@pytest.mark.parametrize("size", [1, 100, 4_096, 4_097])
+def test_what_is_no_common_value_among_common_ones(etf: ModuleType, size: int) -> None:
+    odd: Any
+    for odd in (1 << 40, -(1 << 30), 1 << 30, "é" * 20_000, b"", (), [], {}, PID, Atom(f"n{size}")):
+        items = [*range(size), odd, "text", Atom("a"), 1.5, None]
+        encoded = b"".join(etf.encode(item)[1:] for item in items)
+        assert etf.encode(items)[1:] == b"l" + len(items).to_bytes(4) + encoded + b"j"
+        fields = {str(n): n for n in range(size)} | {1: odd, Atom("a"): -1.5, "last": False}
+        encoded = b"".join(etf.encode(item)[1:] for pair in fields.items() for item in pair)
+        assert etf.encode(fields)[1:] == b"t" + len(fields).to_bytes(4) + encoded
+        with pytest.raises(EncodeError, match="Two keys"):
+            etf.encode({**fields, b"last": odd})
+        with pytest.raises(EncodeError, match="surrogates"):
+            etf.encode([*items, {**fields, "more": "\ud800"}])
+
+
 # --- cycles and depth ----------------------------------------------------------------------
 
 
