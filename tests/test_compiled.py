@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 ROOT = Path(pynode.__file__).parents[1]
-TYPED = re.findall(r'^    "(pynode/\S+)\.py",$', (ROOT / "setup.py").read_text(), re.MULTILINE)
+TYPED = re.findall(r'^ +"(\S+)\.py",$', (ROOT / "setup.py").read_text(), re.MULTILINE)
 
 
 @pytest.fixture(params=TYPED)
 def module(request: pytest.FixtureRequest) -> ModuleType:
-    return importlib.import_module(request.param.replace("/", "."))
+    return importlib.import_module("pynode." + request.param.replace("/", "."))
 
 
 @pytest.mark.skipif("pynode._typed__mypyc" not in sys.modules, reason="nothing is compiled here")

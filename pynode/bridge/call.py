@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import suppress
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 from pynode import gen
 from pynode.bridge.failures import without_frames
@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from pynode.etf import Part
 
 log = logging.getLogger(__name__)
+
+#: Levels of lists and maps in which refs are looked for. Where this is compiled, Python's recursion
+#: limit does not hold, and the 10,000 levels that a peer may send take more than 512 KiB of stack.
+_DEEPEST: Final = 900
 
 
 class Call(Task):
@@ -445,29 +449,39 @@ class Call(Task):
             finally:
                 self.made = made
 
-    def count_entered(self, name: str) -> None:
+    def count_entered(self, name: Any) -> None:
         """Note that a method of the target was called: it may have been entered or exited by it."""
         if self.entry is not None and name in ENTERED:
             self.bridge.registry.count_entered(self.entry, ENTERED[name])
 
     def objects(self, value: Any) -> Any:
-        """Return `value` with the objects in the places of the refs in it."""
+        """Return `value` with the objects in the places of the refs in it.
+
+        Raises RecursionError for what is nested too deeply.
+        """
         return value if self.first_ref is None else self._objects(value)
 
-    def _objects(self, value: Any) -> Any:
+    def _objects(self, value: Any, depth: int = 0) -> Any:
         kind = type(value)
         if kind is Ref:
             return self.resolve(value).obj
+        if depth > _DEEPEST:
+            raise RecursionError("The arguments are nested too deeply to look for refs in them.")
+        inner = depth + 1
         if kind is list:
-            return [self._objects(item) for item in value]
+            return [self._objects(item, inner) for item in value]
         if kind is tuple:
-            return tuple([self._objects(item) for item in value])
+            return tuple([self._objects(item, inner) for item in value])
         if kind is dict:
-            return {self._objects(key): self._objects(item) for key, item in value.items()}
+            return {
+                self._objects(key, inner): self._objects(item, inner) for key, item in value.items()
+            }
         if kind is set:
-            return {self._objects(item) for item in value}
+            return {self._objects(item, inner) for item in value}
         if kind is Map:
-            return Map((self._objects(key), self._objects(item)) for key, item in value.pairs)
+            return Map(
+                (self._objects(key, inner), self._objects(item, inner)) for key, item in value.pairs
+            )
         return value
 
     def arguments(self, args: Any, kwargs: Any) -> tuple[list[Any], dict[str, Any]]:
