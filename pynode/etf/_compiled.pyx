@@ -138,6 +138,7 @@ cdef extern from "Python.h":
     object PyType_GenericAlloc(PyTypeObject *, Py_ssize_t)
     bint PyObject_IS_GC(object)
     bint PyObject_GC_IsTracked(object)
+    void PyObject_GC_Track(object)
     void PyObject_GC_UnTrack(object)
 
 # The tags, as in pynode.etf.tags.
@@ -415,6 +416,8 @@ cdef object read(
                 items.append(read(r, data, struct, fun, limits, depth + 1))
             return tuple(items)
         whole = PyTuple_New(count)
+        # As long as it has gaps, gc.get_objects() must not give it to those who look into it.
+        PyObject_GC_UnTrack(whole)
         flat = True
         for i in range(count):
             _breathe(&r.breath)
@@ -423,10 +426,10 @@ cdef object read(
                 flat = False
             Py_INCREF(value)
             PyTuple_SET_ITEM(whole, i, value)
-        if flat:
-            # It can be part of no cycle. The garbage collector would find out at its next turn, which
-            # takes 0.1 s for a million of them, and nobody else runs meanwhile.
-            PyObject_GC_UnTrack(whole)
+        if not flat:
+            # Else it can be part of no cycle. The garbage collector would find out at its next turn,
+            # which takes 0.1 s for a million of them, and nobody else runs meanwhile.
+            PyObject_GC_Track(whole)
         return whole
     if tag == NIL_EXT:
         r.pos += 1

@@ -23,6 +23,8 @@ from pynode.terms import Atom
 
 cdef extern from "Python.h":
     object PyType_GenericAlloc(PyTypeObject *, Py_ssize_t)
+    void PyObject_GC_Track(object)
+    void PyObject_GC_UnTrack(object)
 
 # The tags, as in pynode.etf.tags.
 cdef enum:
@@ -136,6 +138,7 @@ cdef object _control(Reader *r, bytes data, object limits, bint *has_payload):
     has_payload[0] = shape.has_payload
     r.pos += 4
     message = PyType_GenericAlloc(shape.cls, shape.fields)
+    PyObject_GC_UnTrack(message)  # as long as it has gaps, as in the codec
     for i in range(at[1] - 1):
         try:
             value = read(r, data, None, None, limits, 1)
@@ -159,6 +162,7 @@ cdef object _control(Reader *r, bytes data, object limits, bint *has_payload):
         Py_INCREF(value)
         PyTuple_SET_ITEM(message, filled, value)
         filled += 1
+    PyObject_GC_Track(message)
     return message
 
 

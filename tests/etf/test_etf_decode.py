@@ -639,3 +639,18 @@ def test_large_binaries(etf: ModuleType, size: int, begin: bytes, end: bytes) ->
     assert value == expected
     assert type(value) is type(expected)
     assert at == len(data) + 5
+
+
+def test_nobody_finds_a_tuple_before_it_is_whole(etf: ModuleType) -> None:
+    """Whoever looks into one that has gaps, as memory profilers do, would end the process."""
+    found: list[object] = []
+
+    def look(fields: dict[Any, Any]) -> Any:
+        found.extend(o for o in gc.get_objects() if type(o) is tuple and len(o) == 211)
+        return fields
+
+    term = ([], {Atom("__struct__"): Atom("x")}, *range(209))
+    decoded = etf.decode(etf.encode(term), struct=look)
+    assert decoded == term
+    assert [one for one in found if one is not term] == []
+    assert gc.is_tracked(decoded)
