@@ -48,4 +48,4 @@ def describe() -> str:
         return "compiled"
     if len(missing) < len(_PARTS):
         return f"compiled but for {', '.join(missing)} ({_REASON})"
-    return f"pure Python: small calls take five times as long ({_REASON})"
+    return f"pure Python: small calls cost six times the CPU ({_REASON})"
