@@ -202,13 +202,9 @@ def _traceback(error: BaseException) -> str:
 
 
 def _not_ours(start: TracebackType | None) -> TracebackType | None:
-    while start is not None and _is_own(start.tb_frame.f_code.co_filename):
+    while start is not None and start.tb_frame.f_code.co_filename.startswith(_OWN_FILES):
         start = start.tb_next
     return start
-
-
-def _is_own(filename: str) -> bool:
-    return filename.startswith(_OWN_FILES)
 
 
 def _encodable(text: Any) -> str:

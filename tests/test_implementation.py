@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,10 +17,12 @@ from pynode._implementation import describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import ModuleType
 
     from pynode.testing import PynodeProcess
 
 ROOT = Path(__file__).parent.parent
+TYPED = re.findall(r'^ +"(\S+)\.py",$', (ROOT / "setup.py").read_text(), re.MULTILINE)
 #: Where the modules that are compiled have their tests, and some that need all of them.
 SUITES = [
     "tests/bridge",
@@ -80,6 +84,22 @@ def test_what_is_left_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in _implementation._PARTS:
         monkeypatch.delitem(sys.modules, module, raising=False)
     assert describe().startswith("pure Python")
+
+
+@pytest.fixture(params=TYPED)
+def module(request: pytest.FixtureRequest) -> ModuleType:
+    return importlib.import_module("pynode." + request.param.replace("/", "."))
+
+
+@pytest.mark.skipif("pynode._typed__mypyc" not in sys.modules, reason="nothing is compiled here")
+def test_nobody_refers_weakly_to_what_is_compiled(module: ModuleType) -> None:
+    """What mypyc makes forgets to tell weak references that their object is gone (mypyc 2.4)."""
+    compiled: list[Any] = [
+        kind
+        for kind in vars(module).values()
+        if isinstance(kind, type) and "__mypyc_attrs__" in vars(kind)
+    ]
+    assert [kind for kind in compiled if kind.__weakrefoffset__] == []
 
 
 @pytest.mark.slow

@@ -59,12 +59,7 @@ class Pending:
 
 def _do_call(call: Call, module: Any, function: Any, args: Any, kwargs: Any) -> Any:
     args, kwargs = call.arguments(args, kwargs)
-    call.open_window()
-    try:
-        value = call.modules.call(module, function, args, kwargs)
-        call.raise_late()
-    finally:
-        call.close_window()
+    value = call.interruptible(call.modules.call, module, function, args, kwargs)
     return Pending(value) if type(value) is CoroutineType else (OK, value)
 
 
@@ -75,12 +70,7 @@ def _do_get(call: Call, module: Any, attribute: Any) -> Any:
 def _do_method(call: Call, ref: Any, name: Any, args: Any, kwargs: Any) -> Any:
     target = call.target(ref)
     args, kwargs = call.arguments(args, kwargs)
-    call.open_window()
-    try:
-        value = call.modules.method(target, name, args, kwargs)
-        call.raise_late()
-    finally:
-        call.close_window()
+    value = call.interruptible(call.modules.method, target, name, args, kwargs)
     if type(value) is CoroutineType:
         return Pending(value, lambda: call.count_entered(name))
     call.count_entered(name)

@@ -64,7 +64,6 @@ class Bridge(Destination):
         self._watching = threading.Lock()
         #: Lost nodes with absent owners that are being connected to.
         self._calling: set[str] = set()
-        self._stopping = False
 
     def attached(self) -> Task | None:
         """See `Destination.attached`."""
@@ -85,7 +84,6 @@ class Bridge(Destination):
         False if some calls still run after `timeout` seconds.
         """
         deadline = time.monotonic() + timeout
-        self._stopping = True
         idle = self.underway.stop(timeout)
         for session in self.registry.sessions():
             self.registry.release_session(session.id)
@@ -286,7 +284,7 @@ class Bridge(Destination):
 
     def _look_again_later(self) -> None:
         def look() -> None:
-            if not self._stopping:
+            if not self.underway.stopping:
                 self._call_lost_nodes()
                 self.node.engine.submit(expire)
 

@@ -34,7 +34,8 @@ class Underway:
         self.calls: dict[Any, Call] = {}
         self._begun = itertools.count()
         self._idle = threading.Condition()
-        self._stopping = False
+        #: Whether new calls are refused.
+        self.stopping = False
 
     def receive(self, connection: Connection, payload: bytes) -> Task | None:
         """Return the call that a message asks for, None if it is no request.
@@ -71,7 +72,7 @@ class Underway:
             raise error
         call = Call(self._bridge, connection, sender[0], sender[1], None)
         call.fail_with(InvalidRequestError(str(error), reason="undecodable"))
-        self.calls[call.key] = call
+        self._add(call)
         return call
 
     def _call(
@@ -83,7 +84,7 @@ class Underway:
         first_ref: Ref | None,
     ) -> Call:
         call = Call(self._bridge, connection, caller, tag, first_ref)
-        if self._stopping:
+        if self.stopping:
             name = self._bridge.node.name
             message = f"{name} is shutting down: call it again when it is back."
             call.fail_with(NodeUnavailableError(message, node=name))
@@ -95,12 +96,15 @@ class Underway:
             except Exception as error:  # it shall cost this call, and not the connection
                 log.exception("internal error in a request; please report it")
                 call.fail_with(error)
-        if self.calls.setdefault(call.key, call) is not call:  # a client that uses a tag twice
-            call.key = id(call)
-            self.calls[call.key] = call
+        self._add(call)
         if call.within is not None:
             self._bridge.watch_caller(call, call.within)
         return call
+
+    def _add(self, call: Call) -> None:
+        if self.calls.setdefault(call.key, call) is not call:  # a client that uses a tag twice
+            call.key = id(call)
+            self.calls[call.key] = call
 
     def count(self) -> None:
         """Note that a call that waits for its turn in a session has begun."""
@@ -116,12 +120,12 @@ class Underway:
         self.calls.pop(call.key, None)
         if call.watch is not None:
             self._bridge.node.demonitor(call.watch)
-        if self._stopping:
+        if self.stopping:
             with self._idle:
                 self._idle.notify_all()
 
     def stop(self, timeout: float) -> bool:
         """Refuse new calls and wait for those that run; False if some do after so many seconds."""
-        self._stopping = True
+        self.stopping = True
         with self._idle:
             return self._idle.wait_for(lambda: not self.calls, timeout)

@@ -125,31 +125,19 @@ class Task:
 
         Raises CallInterrupted if `interrupt` came before its end.
         """
-        self.open_window()
-        try:
-            value = function(*args, **kwargs)
-            self.raise_late()
-            return value
-        finally:
-            self.close_window()
-
-    def open_window(self) -> None:
-        """Begin what `interruptible` does, where that takes too long; `close_window` ends it.
-
-        Raises CallInterrupted if `interrupt` has come.
-        """
         with _lock:
             if self._interrupted:
                 raise CallInterrupted
             self._running_on = threading.get_ident()
-
-    def raise_late(self) -> None:
-        """Raise CallInterrupted if it came while C code ran; at the end of the window.
-
-        The interpreter would do so as soon as it goes on, but what goes on may be compiled.
-        """
-        if self._interrupted:
-            give_way()
+        try:
+            value = function(*args, **kwargs)
+            if self.interrupted:
+                # It may have come while C code ran. The interpreter would raise it as soon as it
+                # goes on, but what goes on here may be compiled.
+                give_way()
+            return value
+        finally:
+            self.close_window()
 
     def interrupt(self, *, again: bool = False) -> None:
         """Stop it, or keep it from starting. Nothing happens if it is over already.

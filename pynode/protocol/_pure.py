@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _LENGTH: Final = Struct(">I")
 #: What a whole message begins with between nodes with FRAGMENTS.
-_HEADER: Final = b"\x83\x44\0"
+HEADER: Final = b"\x83\x44\0"
 _new = tuple.__new__  # In half the time of a named tuple's own constructor.
 
 
@@ -57,7 +57,7 @@ def frame(control: ControlMessage, payload: bytes | None, altact: bool) -> bytes
 
     Raises EncodeError for a field of `control` that no term can stand for.
     """
-    parts = (_HEADER, term_of(control, altact), payload or b"")
+    parts = (HEADER, term_of(control, altact), payload or b"")
     return b"".join((_LENGTH.pack(sum(map(len, parts))), *parts))
 
 

@@ -35,8 +35,8 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 from pynode.config import LIMITS, Limits
 from pynode.errors import DecodeError, LocalProtocolError, RemoteProtocolError
 from pynode.etf import Gathering
+from pynode.protocol._pure import HEADER, control_at, term_of
 from pynode.protocol._pure import broken as _broken
-from pynode.protocol._pure import control_at, term_of
 from pynode.protocol.control import AltactSigSend, ControlMessage, Message, Send, SendSender
 from pynode.protocol.flags import DFlag
 
@@ -75,7 +75,6 @@ _BUFFER_SIZE = 4 * FRAGMENT_SIZE
 _MAX_FRAME = 0xFFFF_FFFF
 
 _PASS_THROUGH = b"\x70\x83"
-_HEADER = b"\x83\x44\x00"
 _FRAGMENT_HEADER = b"\x83\x45"
 _FRAGMENT_CONT = b"\x83\x46"
 _VERSION = b"\x83"
@@ -187,7 +186,7 @@ class Channel:
         self._altact = bool(flags & DFlag.ALTACT_SIG)
         self._send_sender = bool(flags & DFlag.SEND_SENDER)
         self._header, self._version = (
-            (_HEADER, b"") if self._fragments else (_PASS_THROUGH, _VERSION)
+            (HEADER, b"") if self._fragments else (_PASS_THROUGH, _VERSION)
         )
         self._sequence_ids = count(1)  # A BEAM takes 0 for "no fragment".
         # What was received last is self._buffer[: self._end]. When there are _need bytes of it, it
