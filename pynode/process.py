@@ -426,7 +426,7 @@ class Spawned(Process):
     def exited(self, reason: Any) -> None:
         """See `Process.exited`."""
         super().exited(reason)
-        self._body.interrupt()
+        self.node.engine.interrupt(self._body)
 
     def info(self) -> dict[str, Any]:
         """See `Destination.info`."""

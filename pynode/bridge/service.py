@@ -270,14 +270,14 @@ class Bridge(Destination):
     def interrupt(self, call: Call) -> None:
         """Stop a call; if its code goes on all the same, do so again and again."""
         if not call.interrupted:
-            call.interrupt()
+            self.node.engine.interrupt(call)
             self._interrupt_again_later(call.key)
 
     def _interrupt_again_later(self, key: Any) -> None:
         def look() -> None:
             call = self.underway.calls.get(key)
             if call is not None and call.interrupted:
-                call.interrupt(again=True)
+                self.node.engine.interrupt(call, again=True)
                 self._interrupt_again_later(key)
 
         self.node.engine.after(config.INTERRUPT_SECONDS, look)

@@ -65,6 +65,8 @@ _UNUSED_LANES = 64
 #: thousand frames that Python's recursion limit allows, and the user's code wants some, too.
 _NESTED = 25
 _NO_THREAD = "the system allows no more threads"
+#: Seconds after which an interrupt is tried again that an import holds back.
+_IMPORTING = 0.05
 #: Announces a task that has arrived in the lane of one that waits.
 _LET_IN: Final = object()
 
@@ -649,6 +651,15 @@ class Engine:
             if found is None:
                 return []
             return [*found.running, *found.waiting]
+
+    def interrupt(self, task: Task, *, again: bool = False) -> None:
+        """Stop a task, as `Task.interrupt` does; one that imports something, at the end of that."""
+        task.interrupt(again=again)
+        self._insist(task)
+
+    def _insist(self, task: Task) -> None:
+        if not task.raise_held_back():
+            self.after(_IMPORTING, lambda: self._insist(task))
 
     def wait(self, inbox: SimpleQueue[Any], timeout: float | None) -> Any:
         """Return the next item of `inbox`; raise `queue.Empty` after `timeout` seconds.

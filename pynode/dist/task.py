@@ -6,11 +6,15 @@ only inside `Task.interruptible`, where the user's code runs, and not while that
 (`Task.shield`). A task inside C code is stopped when it comes back to Python; one that waits for an
 answer (`Engine.wait`) is woken; what one awaits is cancelled. Code that catches the exception and
 goes on is stopped again only by who asks for it.
+
+An import is never stopped in the middle: half a module would stay behind, and nobody in the whole
+Python could import it again. The exception is held back until the import is over.
 """
 
 from __future__ import annotations
 
 import ctypes
+import sys
 import threading
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -40,6 +44,9 @@ _NOTHING = ctypes.py_object()  # a null pointer takes the exception back
 # Held for a few instructions only, so one for all tasks is enough.
 _lock: Final = threading.Lock()
 
+#: The file of the functions that every import passes through.
+_IMPORTLIB: Final = "<frozen importlib._bootstrap>"
+
 #: What a task that waits finds in its inbox when it is interrupted.
 INTERRUPT: Final = object()
 #: In a coroutine that is awaited for a suspended task: that task.
@@ -58,6 +65,7 @@ class Task:
     __slots__ = (
         "_cancel",
         "_elsewhere",
+        "_held_back",
         "_inbox",
         "_interrupted",
         "_running_on",
@@ -87,6 +95,8 @@ class Task:
         #: Where other threads wait for an answer, for what it awaits.
         self._elsewhere: tuple[SimpleQueue[Any], ...] = ()
         self._interrupted = False
+        #: Whether an interrupt came during an import, and its exception is still to be raised.
+        self._held_back = False
         self._shielded = False
         #: The thread that is inside `interruptible` for it, 0 if none is.
         self._running_on = 0
@@ -135,6 +145,8 @@ class Task:
                 # It may have come while C code ran. The interpreter would raise it as soon as it
                 # goes on, but what goes on here may be compiled.
                 give_way()
+                if self._held_back:
+                    raise CallInterrupted
             return value
         finally:
             self.close_window()
@@ -142,7 +154,8 @@ class Task:
     def interrupt(self, *, again: bool = False) -> None:
         """Stop it, or keep it from starting. Nothing happens if it is over already.
 
-        Only the first time has an effect, unless it is to be stopped `again`.
+        Only the first time has an effect, unless it is to be stopped `again`. In the middle of an
+        import it takes `raise_held_back` as well: who has an engine calls `Engine.interrupt`.
         """
         with _lock:
             if self._interrupted and not again:
@@ -153,10 +166,23 @@ class Task:
                 inbox.put(INTERRUPT)
             if self._inbox is not None:
                 self._inbox.put(INTERRUPT)
-            elif self._running_on and not self._shielded:
-                _set_async_exc(self._running_on, CallInterrupted)
+            else:
+                self._raise_unless_importing()
         if cancel is not None:
             cancel()
+
+    def raise_held_back(self) -> bool:
+        """Raise what an import has held back, if it is over; False if it is not."""
+        with _lock:
+            if self._held_back:
+                self._raise_unless_importing()
+            return not self._held_back
+
+    def _raise_unless_importing(self) -> None:
+        raises = self._running_on != 0 and not self._shielded
+        self._held_back = raises and _is_importing(self._running_on)
+        if raises and not self._held_back:
+            _set_async_exc(self._running_on, CallInterrupted)
 
     def cancel_with(self, cancel: Callable[[], None] | None) -> bool:
         """Have `cancel` called by an interrupt from here on; whether there was none before."""
@@ -187,6 +213,7 @@ class Task:
         with _lock:
             if self._may_raise and (inbox is not None or not self._shielded):
                 _set_async_exc(self._running_on, _NOTHING)
+                self._held_back = False
                 raise CallInterrupted
             outer = (self._shielded, self._inbox)
             self._shielded = True
@@ -198,6 +225,7 @@ class Task:
         with _lock:
             self._shielded, self._inbox = outer
             if self._may_raise and not self._shielded:
+                self._held_back = False
                 raise CallInterrupted
 
     @property
@@ -220,3 +248,16 @@ class Task:
             except CallInterrupted:
                 # It came while we were waiting for the lock. There is no second one.
                 continue
+
+
+def _is_importing(thread: int) -> bool:
+    """Whether a thread is in the middle of an import.
+
+    Compiled, this does not let the thread run between the answer and what is done about it.
+    """
+    frame = sys._current_frames().get(thread)  # the only way to look at another thread
+    while frame is not None:
+        if frame.f_code.co_filename == _IMPORTLIB:
+            return True
+        frame = frame.f_back
+    return False

@@ -220,7 +220,7 @@ class Server(Process):
         super().exited(reason)
         turn = self._turn
         if turn is not None:
-            turn.interrupt()
+            self.node.engine.interrupt(turn)
 
     # --- messages, on the thread that reads
 

@@ -6,6 +6,7 @@ Each test has a `key` of its own, under which events are noted and gates are ope
 from __future__ import annotations
 
 import asyncio
+import importlib
 import sqlite3
 import threading
 import weakref
@@ -82,6 +83,12 @@ def spin(key: str, *_: Any) -> None:
     except BaseException as error:
         note(key, type(error).__name__)
         raise
+
+
+def import_and_spin(key: str, package: str) -> None:
+    """Import something, and run until interrupted."""
+    importlib.import_module(package)
+    spin(key)
 
 
 def first_object(key: str, function: Callable[[Any], Any]) -> None:

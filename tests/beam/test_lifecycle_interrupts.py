@@ -31,6 +31,7 @@ from tests.beam.asking import (
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
+    from pathlib import Path
 
     from pynode.testing import BeamNode, PynodeProcess
 
@@ -64,6 +65,16 @@ class Stop:
             Key=key,
             S=self.session,
         )
+
+    def stop_and_wait(self) -> None:
+        """Stop the call, and wait until Python has been told."""
+        self.stop()
+        if self.ends:
+            wait_until(lambda: self.session not in sessions(self.beam, self.python))
+        elif not self.answers:
+            wait_until(lambda: not self.beam.eval("is_process_alive(P)", P=self.caller.pid))
+            # Its DEMONITOR_P came ahead of this.
+            info(self.beam, self.python)
 
     def over(self) -> bool:
         """Whether no call runs."""
@@ -209,13 +220,7 @@ def test_c_code_is_stopped_when_it_returns_and_its_result_is_freed(it: Stop, key
     before = info(it.beam, it.python)["refs"]
     it.start(Atom("method"), queue, "get", [], {})
     wait_until(lambda: sessions(it.beam, it.python)[it.session]["running"] == 1)
-    it.stop()
-    if it.ends:
-        wait_until(lambda: it.session not in sessions(it.beam, it.python))
-    elif not it.answers:
-        wait_until(lambda: not it.beam.eval("is_process_alive(P)", P=it.caller.pid))
-        # Its DEMONITOR_P came ahead of this.
-        info(it.beam, it.python)
+    it.stop_and_wait()
     make(it.beam, it.python, "put_thing", key)
     wait_for_events(it.beam, it.python, key, ["freed late"])
     wait_until(it.over)
@@ -228,6 +233,36 @@ def test_a_sleep_is_stopped_at_its_end(it: Stop, key: str) -> None:
     wait_until(lambda: sessions(it.beam, it.python)[it.session]["running"] == 1)
     it.stop()
     wait_until(it.over)
+
+
+#: A package that cannot be imported a second time if the first time was stopped half-way.
+PACKAGE = """
+from tests.beam.specimens import hold, spin
+from .inner import *
+hold({key!r})
+name = inner.__name__
+"""
+
+
+@pytest.mark.parametrize("inside_a_function", [False, True])
+def test_an_import_comes_to_its_end_before_its_call_is_stopped(
+    it: Stop, key: str, tmp_path: Path, *, inside_a_function: bool
+) -> None:
+    package = tmp_path / f"package_{key}"
+    package.mkdir()
+    (package / "__init__.py").write_text(PACKAGE.format(key=key))
+    (package / "inner.py").touch()
+    ask(it.beam, it.python, Atom("call"), "sys", "path.append", [str(tmp_path)], {})
+    if inside_a_function:
+        it.start(*call("import_and_spin", key, package.name, session_id=it.session))
+    else:
+        it.start(*call(f"{package.name}.spin", key, session_id=it.session))
+    wait_for_events(it.beam, it.python, key, ["holding"])
+    it.stop_and_wait()
+    make(it.beam, it.python, "open_gate", key)
+    wait_until(it.over)
+    again = ask(it.beam, it.python, Atom("get"), package.name, "name")
+    assert again == (OK, f"{package.name}.inner")
 
 
 def test_calls_that_wait_for_their_turn_do_not_run(

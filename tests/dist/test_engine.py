@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
+import secrets
 import sys
 import threading
 from queue import Empty, SimpleQueue
@@ -19,6 +21,7 @@ from pynode.testing import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
+    from pathlib import Path
 
 PATIENCE = 10.0
 
@@ -783,6 +786,36 @@ def test_a_task_that_goes_on_is_interrupted_again(source: Queue) -> None:
         assert caught.get(timeout=PATIENCE) == number
         task.interrupt(again=number > 0)
     assert task.outcome.get(timeout=PATIENCE) == 3
+
+
+def test_an_import_holds_an_interrupt_back(
+    engine: Engine, source: Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    gate, begun = threading.Event(), threading.Event()
+    monkeypatch.setattr(sys, "gate_of_this_test", (begun, gate), raising=False)
+    name = f"slow_{secrets.token_hex(4)}"
+    lines = ["import sys", "begun, gate = sys.gate_of_this_test", "begun.set()", "gate.wait()"]
+    (tmp_path / f"{name}.py").write_text("\n".join(lines))
+
+    def spin() -> None:
+        importlib.import_module(name)
+        while True:
+            pass
+
+    spinning, ending = Interruptible(spin), Interruptible(lambda: importlib.import_module(name))
+    for task in (spinning, ending):
+        source.items.put(task)
+    assert begun.wait(PATIENCE)
+    wait_until(lambda: ending.is_running)  # it waits for the import of the other
+    for task in (spinning, ending):
+        engine.interrupt(task)
+        assert not task.raise_held_back()
+    gate.set()
+    assert spinning.outcome.get(timeout=PATIENCE) is CallInterrupted
+    assert ending.outcome.get(timeout=PATIENCE) is CallInterrupted
+    assert importlib.import_module(name).gate is gate
+    assert ending.raise_held_back()
 
 
 def test_c_code_is_interrupted_when_it_returns() -> None:
