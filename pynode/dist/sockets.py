@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: How many bytes the system may hold that were not sent yet.
-_UNSENT: Final = 128 * 1024
+#: How many bytes the system may hold that were not sent yet: as many as are written at once, since
+#: who writes sleeps when there are more, and takes longer for 1 MB than the peer does.
+_UNSENT: Final = 512 * 1024
 
 
 def connect(host: str, port: int, deadline: float) -> socket.socket:

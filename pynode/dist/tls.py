@@ -328,14 +328,14 @@ class TlsSocket:
 
         If the peer has to be heard first, return the reading that was the last before that.
         """
-        data = buffers[0] if len(buffers) == 1 else b"".join(buffers)
+        data = _front(buffers)
         with self._lock:
             if self._shut:
                 raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
             stuck = None
             try:
                 if data:
-                    self._ahead = self._tls.write(memoryview(data)[:_CHUNK])
+                    self._ahead = self._tls.write(data)
             except ssl.SSLWantReadError:
                 stuck = self._readings
             self._pending = memoryview(self._outgoing.read())
@@ -457,6 +457,17 @@ def _password(settings: Tls) -> str:
         # OpenSSL would ask at the terminal.
         raise TlsError(f"The key in {settings.key or settings.certificate} needs its password.")
     return settings.password
+
+
+def _front(buffers: Sequence[bytes | memoryview]) -> bytes:
+    """Return the first bytes of `buffers`, as many as are encrypted at once."""
+    front, room = [], _CHUNK
+    for buffer in buffers:
+        front.append(memoryview(buffer)[:room])
+        room -= len(front[-1])
+        if not room:
+            break
+    return b"".join(front)
 
 
 def _words(reason: str | None) -> str:
