@@ -42,9 +42,8 @@ def test_of_some_figures_more_is_better() -> None:
 
 
 def _frame(control: ControlMessage, *payload: object) -> bytes:
-    body = bytearray(b"\x83D\0")
-    for term in (control.to_term(), *payload):
-        etf.encode_into(body, term)
+    terms = [etf.encode(term, version=False) for term in (control.to_term(), *payload)]
+    body = b"".join((b"\x83D\0", *terms))
     return struct.pack(">I", len(body)) + body
 
 

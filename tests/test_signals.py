@@ -9,7 +9,7 @@ import pytest
 
 from pynode import Atom, ExitError, Node, Pid, Process, Reference, calls
 from pynode.dist.epmd import EpmdClient
-from pynode.etf import decode_at, encode_into
+from pynode.etf import decode_at, encode
 from pynode.protocol import control as cm
 from pynode.protocol.channel import NEED_DATA, Channel, Message
 from pynode.protocol.flags import DEFAULT, DFlag
@@ -57,11 +57,7 @@ class Peer:
         """Send control messages in one piece, so that they arrive together."""
         data = b""
         for control in controls:
-            encoded = None
-            if payload is not None:
-                buffer = bytearray()
-                encode_into(buffer, payload)
-                encoded = bytes(buffer)
+            encoded = None if payload is None else encode(payload, version=False)
             frame = self.channel.encode(control, encoded)
             assert isinstance(frame, bytes)
             data += frame

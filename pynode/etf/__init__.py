@@ -31,13 +31,13 @@ IMPLEMENTATION: str
 try:
     from pynode.etf import _compiled
 except ImportError:
-    from pynode.etf._pure import Gathering, decode, decode_at, encode, encode_into, encode_parts
+    from pynode.etf._pure import Gathering, decode, decode_at, encode, encode_parts
 
     IMPLEMENTATION = "python"
 else:
     decode, decode_at = _compiled.decode, _compiled.decode_at
-    encode, encode_into = _compiled.encode, _compiled.encode_into
-    encode_parts, Gathering = _compiled.encode_parts, _compiled.Gathering  # type: ignore[misc]
+    encode, encode_parts = _compiled.encode, _compiled.encode_parts
+    Gathering = _compiled.Gathering  # type: ignore[misc]
     IMPLEMENTATION = "c"
 
 __all__ = [
@@ -47,6 +47,5 @@ __all__ = [
     "decode",
     "decode_at",
     "encode",
-    "encode_into",
     "encode_parts",
 ]

@@ -1224,11 +1224,6 @@ def encode_parts(term, *, default=None):
     return writer.parts
 
 
-def encode_into(buffer, term, default=None):
-    """See `pynode.etf._pure.encode_into`."""
-    buffer += encode(term, default=default, version=False)
-
-
 cdef class Gathering:
     """See `pynode.etf._pure.Gathering`."""
 

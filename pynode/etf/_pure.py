@@ -5,9 +5,9 @@ from __future__ import annotations
 from io import BytesIO
 
 from pynode.etf._pure_decode import decode, decode_at
-from pynode.etf._pure_encode import Part, encode, encode_into, encode_parts
+from pynode.etf._pure_encode import Part, encode, encode_parts
 
-__all__ = ["Gathering", "Part", "decode", "decode_at", "encode", "encode_into", "encode_parts"]
+__all__ = ["Gathering", "Part", "decode", "decode_at", "encode", "encode_parts"]
 
 
 class Gathering(BytesIO):

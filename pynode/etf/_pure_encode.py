@@ -123,14 +123,6 @@ def encode(term: Any, *, default: Default | None = None, version: bool = True) -
     return b"".join(_encode(term, default, [bytes((VERSION,))] if version else []))
 
 
-def encode_into(buffer: bytearray, term: Any, default: Default | None = None) -> None:
-    """Append `term` without version byte to `buffer`: all of it or, if this raises, nothing.
-
-    See `encode`.
-    """
-    buffer += b"".join(_encode(term, default, []))
-
-
 def encode_parts(term: Any, *, default: Default | None = None) -> bytes | list[Part]:
     """Return `term` without version byte; with large binaries in it, in parts.
 

@@ -23,5 +23,5 @@ if importlib.util.find_spec(IMPLEMENTATIONS["c"]) is None and not os.environ.get
     params=[pytest.param(module, id=name) for name, module in IMPLEMENTATIONS.items()],
 )
 def etf(request: pytest.FixtureRequest) -> ModuleType:
-    """An implementation of the codec: encode, encode_into, decode and decode_at."""
+    """An implementation of the codec: encode, decode and others."""
     return importlib.import_module(request.param)

@@ -117,11 +117,10 @@ def test_round_trip(etf: ModuleType, term: Any) -> None:
 def test_round_trip_amid_other_bytes(
     etf: ModuleType, term: Any, before: bytes, after: bytes
 ) -> None:
-    buffer = bytearray(before)
-    etf.encode_into(buffer, term)
-    end = len(buffer)
-    assert etf.encode(term) == b"\x83" + buffer[len(before) :]
-    buffer += after
+    encoded = etf.encode(term, version=False)
+    assert etf.encode(term) == b"\x83" + encoded
+    end = len(before) + len(encoded)
+    buffer = bytearray(before + encoded + after)
     for data in (bytes(buffer), buffer, memoryview(buffer)):
         decoded, decoded_end = etf.decode_at(data, len(before))
         assert decoded_end == end

@@ -60,9 +60,7 @@ both_forms = pytest.mark.parametrize("flags", [FRAGMENTS, PLAIN], ids=["fragment
 
 def term(value: object) -> bytes:
     """Return the encoding without version byte."""
-    buffer = bytearray()
-    etf.encode_into(buffer, value)
-    return bytes(buffer)
+    return etf.encode(value, version=False)
 
 
 def frame(*parts: bytes) -> bytes:

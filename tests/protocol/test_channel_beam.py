@@ -85,11 +85,7 @@ class Peer:
         return Reference(self.name, CREATION, (number, 2, 3))
 
     def encode(self, control: ControlMessage, *payload: object) -> list[bytes]:
-        encoded: bytes | None = None
-        if payload:
-            buffer = bytearray()
-            etf.encode_into(buffer, payload[0])
-            encoded = bytes(buffer)
+        encoded = etf.encode(payload[0], version=False) if payload else None
         data = self.channel.encode(control, encoded)
         return [data] if isinstance(data, bytes) else [b"".join(frame) for frame in data]
 
