@@ -810,7 +810,7 @@ cdef object _pure_new_atom = _pure_encode._new_atom
 cdef object _pure_encoded = _pure_encode._encode
 cdef object _identifier = _pure_encode._identifier
 cdef object _header_error = _pure_encode._header
-cdef object _no_unicode = _pure_encode._no_unicode
+cdef object _utf8 = _pure_encode._utf8
 cdef object _big = _pure_encode._big
 cdef object _stand_in = _pure_encode._stand_in
 cdef object _same_key = _pure_encode._same_key
@@ -923,7 +923,9 @@ cdef class Writer:
         try:
             raw = PyUnicode_AsUTF8String(term)
         except UnicodeEncodeError:
-            raise _no_unicode() from None
+            raw = None
+        if raw is None:
+            raw = _utf8(term)  # raises
         self.head(BINARY_EXT, PyBytes_GET_SIZE(raw))
         return self.put_large(raw, PyBytes_GET_SIZE(raw))
 

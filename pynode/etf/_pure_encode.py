@@ -3,7 +3,7 @@
 How it works. One loop takes one value at a time from `pending`, an iterator over the container
 that is being written, and appends its bytes to `parts`. A container appends its header, puts
 `pending` on `stack` and goes on with an iterator over its own elements: what must follow them (the
-end of a list) is one element more. Nothing reaches the caller's buffer before all is well.
+end of a list) is one element more.
 
 Cycles cost nothing until something is suspiciously deep. Then all is encoded once more, in a
 careful mode that knows in which containers it is. What `default` returned is kept from one time to
@@ -170,16 +170,10 @@ def _encode(
             # The commonest first. A branch puts the whole of a value and continues, or puts the
             # header of a container, as one part, and leaves the iterator `inner`.
             if cls is Atom:
-                try:
-                    put(atoms[term])
-                except KeyError:
-                    put(_new_atom(term))
+                put(atoms.get(term) or _new_atom(term))
                 continue
             if cls is str:
-                try:
-                    raw = term.encode()
-                except UnicodeEncodeError:
-                    raise _no_unicode() from None
+                raw = _utf8(term)
                 size = len(raw)
                 put(_SMALL_BINARIES[size] if size < 256 else _header(BINARY_EXT, size))
                 put(raw)
@@ -319,8 +313,13 @@ def _header(tag: int, count: int) -> bytes:
         raise EncodeError(f"A value of {count} bytes or elements is too large: split it.") from None
 
 
-def _no_unicode() -> EncodeError:
-    return EncodeError("A str has lone surrogates, which UTF-8 does not have: pass bytes.")
+def _utf8(text: str) -> bytes:
+    # Raised while the other is handled, the error would hold on to the text.
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        pass
+    raise EncodeError("A str has lone surrogates, which UTF-8 does not have: pass bytes.")
 
 
 def _out_of_range(what: str) -> EncodeError:
@@ -421,10 +420,7 @@ def _integers(numbers: list[int]) -> bytes:
 
 def _new_atom(name: str) -> bytes:
     """Return the encoded atom of this name, and remember it."""
-    try:
-        raw = name.encode()
-    except UnicodeEncodeError:
-        raise _no_unicode() from None
+    raw = _utf8(name)
     if len(name) > 255:
         raise EncodeError("An atom has more than 255 characters: shorten it, or use a str.")
     if len(raw) < 256:
