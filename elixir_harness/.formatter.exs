@@ -1,4 +1,4 @@
-# These three files are fixed: they come from the specification as they are.
+# These three files say what the public names must do, and keep the form in which they were agreed on.
 fixed =
   for name <- ~w(auto_ref session_context session_manager),
       do: "test/snakebridge/#{name}_test.exs"

@@ -14,6 +14,7 @@ from pynode.dist.tls import Tls
 from pynode.errors import (
     CallInterrupted,
     CallTimeoutError,
+    CookieError,
     DecodeError,
     EncodeError,
     EpmdError,
@@ -47,6 +48,7 @@ __all__ = [
     "Bridge",
     "CallInterrupted",
     "CallTimeoutError",
+    "CookieError",
     "DecodeError",
     "EncodeError",
     "EpmdError",

@@ -5,11 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pynode.errors import PynodeError
-
-
-class CookieError(PynodeError):
-    """There is no cookie, or the file that should hold it is not fit to."""
+from pynode.errors import CookieError
 
 
 def find_cookie(*, value: str | None = None, file: Path | None = None) -> str:

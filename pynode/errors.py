@@ -9,6 +9,7 @@
      │    ├── LocalProtocolError         we broke the distribution protocol (a bug, or wrong use)
      │    └── RemoteProtocolError        the peer broke it; the connection is closed
      ├── ListenError                     an address or port that cannot be listened on
+     ├── CookieError                     no cookie, or a file that is not fit to hold it
      ├── TlsError                        files for TLS that are of no use
      ├── HandshakeError                  a connection that was refused, and by whom and why
      ├── EpmdError
@@ -63,6 +64,10 @@ class RemoteProtocolError(ProtocolError):
 
 class ListenError(PynodeError):
     """The node cannot listen for its peers."""
+
+
+class CookieError(PynodeError):
+    """There is no cookie, or the file that should hold it is not fit to."""
 
 
 class TlsError(PynodeError):

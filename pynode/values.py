@@ -1,9 +1,9 @@
-"""What each value is on the other side: DESIGN's value mapping, on top of the codec.
+"""What each value is on the other side: the value mapping of docs/PROTOCOL.md, on top of the codec.
 
 Erlang's own types are the codec's business (`pynode.etf`). Here are the Elixir structs that have
 a Python type of their own (`MapSet`, `Date`, `Time`, `NaiveDateTime`, `DateTime`, `Decimal`,
 `Range`), and the Python values that have an Erlang form though the codec does not know them.
-What has none becomes a ref, which is not decided here: see `Unrepresentable`.
+What has none becomes a ref, which is not decided here: see `UNREPRESENTABLE`.
 
 The forms of the structs are those of Elixir 1.14 and later.
 """
@@ -52,7 +52,7 @@ class Ref:
 
     def __init__(
         self,
-        id: Reference,  # noqa: A002 - the field's name in the contract
+        id: Reference,  # noqa: A002 - the field's name in docs/PROTOCOL.md
         session_id: str | None,
         python_module: str | None,
         library: str | None,

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pynode.cookie import CookieError, find_cookie
+from pynode.cookie import find_cookie
+from pynode.errors import CookieError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _cookie_options = [
-    click.option("--cookie", help="The cookie. Others on this machine can see it: see above."),
+    click.option("--cookie", help="The cookie. Others on this machine can see it: prefer a file."),
     click.option(
         "--cookie-file",
         type=click.Path(dir_okay=False, path_type=Path),

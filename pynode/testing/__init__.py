@@ -5,8 +5,8 @@
     with Epmd() as epmd, BeamNode(epmd=epmd) as node:
         assert node.eval("lists:seq(1, N)", N=3) == [1, 2, 3]
 
-The processes that are started here listen on the loopback interface alone, and none of them
-outlives the Python process that started it, however that ends.
+The processes that are started here listen on the loopback interface alone, or in a `Network` of
+their own, and none of them outlives the Python process that started it, however that ends.
 """
 
 from __future__ import annotations

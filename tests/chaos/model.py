@@ -1,4 +1,4 @@
-"""What must be so, by docs/PROTOCOL.md and DESIGN's contract alone, after what has happened so far.
+"""What must be so, by docs/PROTOCOL.md and docs/LIFECYCLE.md alone, after what has happened so far.
 
 A cluster is asynchronous, so the model does not always know. It knows of each session which owners
 it has for *sure*, and which it has *maybe*: those that were asked for with no answer awaited, or

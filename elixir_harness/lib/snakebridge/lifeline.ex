@@ -4,8 +4,8 @@ defmodule SnakeBridge.Lifeline do
   #
   # `GenServer.call/3` on a process of another node sends a monitor, the request and a demonitor.
   # Callers of ours monitor the lifeline in their own VM instead, which monitors the Python side once
-  # for them all: so a call is one message there and one back. Of a call of `math.sqrt` that saves 8 us
-  # of CPU here (of 19 to 26), 9 in Python (of 29), and of its round trip 18 us (of 62).
+  # for them all: so a call is one message there and one back. With many callers that is twice as many
+  # calls in a second (docs/PERFORMANCE.md).
 
   use GenServer, restart: :temporary
 

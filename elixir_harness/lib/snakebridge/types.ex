@@ -3,8 +3,8 @@ defmodule SnakeBridge.Types do
   What Elixir values become in Python, and back.
 
   Values travel as native Erlang terms, and the Python node does the conversion, so there is nothing
-  to encode or decode on this side: both functions return what they are given. They are the public
-  surface that earlier versions, which spoke JSON, had.
+  to encode or decode on this side: both functions return what they are given. They are there for code
+  that was written for a bridge which encodes.
 
   | Elixir to Python | | Python to Elixir | |
   |---|---|---|---|
