@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import sys
 import threading
 import time
 from collections import deque
@@ -250,6 +251,9 @@ class Engine:
         self._numbers = itertools.count(1)
         self._work = _WorkQueue()
         self._timers = Timers()
+        #: Tasks that are to be interrupted when they have imported something.
+        self._held_back: set[Task] = set()
+        self._holding_back = threading.Lock()
         self._asleep = False
         self._awake = threading.Event()
         self._stopped = False
@@ -655,11 +659,17 @@ class Engine:
     def interrupt(self, task: Task, *, again: bool = False) -> None:
         """Stop a task, as `Task.interrupt` does; one that imports something, at the end of that."""
         task.interrupt(again=again)
-        self._insist(task)
-
-    def _insist(self, task: Task) -> None:
         if not task.raise_held_back():
-            self.after(_IMPORTING, lambda: self._insist(task))
+            with self._holding_back:
+                if not self._held_back:
+                    self.after(_IMPORTING, self._insist)
+                self._held_back.add(task)
+
+    def _insist(self) -> None:
+        with self._holding_back:
+            self._held_back = {task for task in self._held_back if not task.raise_held_back()}
+            if self._held_back:
+                self.after(_IMPORTING, self._insist)
 
     def wait(self, inbox: SimpleQueue[Any], timeout: float | None) -> Any:
         """Return the next item of `inbox`; raise `queue.Empty` after `timeout` seconds.
@@ -771,7 +781,9 @@ class Engine:
             worker.task = task = lane.waiting.popleft()
             if not task.in_lane:
                 lane.running.append(task)
+        task.below = sys._getframe()
         _run(task)
+        task.below = None
         task.flush()
         with self._lock:
             lane.running.remove(task)
@@ -803,6 +815,9 @@ class Engine:
                 quiet = 0
             self._asleep = False
             self._awake.clear()
+        while self._held_back:  # the program may go on when its node has stopped
+            time.sleep(_IMPORTING)
+            self._insist()
 
     def _hand_over(self, seen: dict[Source, int]) -> tuple[bool, dict[Source, int]]:
         """Promote a reader where a task has been running since the last round."""

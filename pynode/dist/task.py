@@ -7,8 +7,9 @@ only inside `Task.interruptible`, where the user's code runs, and not while that
 answer (`Engine.wait`) is woken; what one awaits is cancelled. Code that catches the exception and
 goes on is stopped again only by who asks for it.
 
-An import is never stopped in the middle: half a module would stay behind, and nobody in the whole
-Python could import it again. The exception is held back until the import is over.
+It does not come while a module is being loaded: half a module would stay behind, and nobody in the
+whole Python could import it again. The exception is held back until the import is over. (A module
+that waits for an answer while it is imported is woken all the same: the answer may never come.)
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from pynode.errors import CallInterrupted
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
     from queue import SimpleQueue
+    from types import FrameType
 
     from pynode.dist.engine import Source
 
@@ -44,8 +46,11 @@ _NOTHING = ctypes.py_object()  # a null pointer takes the exception back
 # Held for a few instructions only, so one for all tasks is enough.
 _lock: Final = threading.Lock()
 
-#: The file of the functions that every import passes through.
-_IMPORTLIB: Final = "<frozen importlib._bootstrap>"
+#: The files of the functions that every import passes through, and of those that look for modules.
+_IMPORT: Final = "<frozen importlib._bootstrap>"
+_SEARCH: Final = "<frozen importlib._bootstrap_external>"
+#: The functions there that are called when a module was found.
+_LOADING: Final = frozenset({"_load_unlocked", "_exec", "exec_module"})
 
 #: What a task that waits finds in its inbox when it is interrupted.
 INTERRUPT: Final = object()
@@ -70,6 +75,7 @@ class Task:
         "_interrupted",
         "_running_on",
         "_shielded",
+        "below",
         "in_lane",
         "lane",
         "lets_in",
@@ -90,6 +96,8 @@ class Task:
         self.in_lane = False
         #: Whether it waits without a thread, and `run` will be called again.
         self.suspended = False
+        #: Where it was let in by another task on the same thread: the last frame of that.
+        self.below: FrameType | None = None
         self._cancel: Callable[[], None] | None = None
         self._inbox: SimpleQueue[Any] | None = None
         #: Where other threads wait for an answer, for what it awaits.
@@ -179,10 +187,10 @@ class Task:
             return not self._held_back
 
     def _raise_unless_importing(self) -> None:
-        raises = self._running_on != 0 and not self._shielded
-        self._held_back = raises and _is_importing(self._running_on)
-        if raises and not self._held_back:
-            _set_async_exc(self._running_on, CallInterrupted)
+        thread = self._running_on
+        self._held_back = thread != 0 and _is_importing(thread, self.below)
+        if thread and not self._held_back and not self._shielded:
+            _set_async_exc(thread, CallInterrupted)
 
     def cancel_with(self, cancel: Callable[[], None] | None) -> bool:
         """Have `cancel` called by an interrupt from here on; whether there was none before."""
@@ -211,7 +219,7 @@ class Task:
         `interruptible`, and not under another shield unless this is to wait.
         """
         with _lock:
-            if self._may_raise and (inbox is not None or not self._shielded):
+            if self._may_raise and (inbox is not None or not (self._shielded or self._held_back)):
                 _set_async_exc(self._running_on, _NOTHING)
                 self._held_back = False
                 raise CallInterrupted
@@ -224,8 +232,7 @@ class Task:
         """Undo `shield`, which returned `outer`. Raises CallInterrupted if one has come since."""
         with _lock:
             self._shielded, self._inbox = outer
-            if self._may_raise and not self._shielded:
-                self._held_back = False
+            if self._may_raise and not self._shielded and not self._held_back:
                 raise CallInterrupted
 
     @property
@@ -250,14 +257,20 @@ class Task:
                 continue
 
 
-def _is_importing(thread: int) -> bool:
-    """Whether a thread is in the middle of an import.
+def _is_importing(thread: int, below: FrameType | None) -> bool:
+    """Whether what a thread does, above the frame `below`, is to import something.
 
-    Compiled, this does not let the thread run between the answer and what is done about it.
+    Not as long as it only looks for a module: it finds none there, and goes on, where there are
+    modules that one can do without. Compiled, this does not let the thread run between the answer
+    and what is done about it; and an exception comes where the thread is.
     """
     frame = sys._current_frames().get(thread)  # the only way to look at another thread
-    while frame is not None:
-        if frame.f_code.co_filename == _IMPORTLIB:
-            return True
+    searching = frame is not None and frame.f_code.co_filename == _SEARCH
+    importing = False
+    while frame is not None and frame is not below:
+        code = frame.f_code
+        if code.co_filename in (_IMPORT, _SEARCH):
+            importing = True
+            searching = searching and code.co_name not in _LOADING
         frame = frame.f_back
-    return False
+    return importing and not searching

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import itertools
 import secrets
 import sys
 import threading
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -788,34 +789,134 @@ def test_a_task_that_goes_on_is_interrupted_again(source: Queue) -> None:
     assert task.outcome.get(timeout=PATIENCE) == 3
 
 
-def test_an_import_holds_an_interrupt_back(
-    engine: Engine, source: Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(tmp_path)
-    gate, begun = threading.Event(), threading.Event()
-    monkeypatch.setattr(sys, "gate_of_this_test", (begun, gate), raising=False)
-    name = f"slow_{secrets.token_hex(4)}"
-    lines = ["import sys", "begun, gate = sys.gate_of_this_test", "begun.set()", "gate.wait()"]
-    (tmp_path / f"{name}.py").write_text("\n".join(lines))
+class SlowPackage:
+    """A package that waits while it is imported, and cannot be imported again if it is stopped."""
 
-    def spin() -> None:
-        importlib.import_module(name)
+    def __init__(self, folder: Path, waiting: str) -> None:
+        self.engine: Engine | None = None
+        self.begun, self.gate = threading.Event(), threading.Event()
+        self.name = f"slow_{secrets.token_hex(4)}"
+        package = folder / self.name
+        package.mkdir()
+        (package / "inner.py").touch()
+        lines = ["from .inner import *", "import sys", "it = sys.slow_package", waiting]
+        (package / "__init__.py").write_text("\n".join([*lines, "name = inner.__name__"]))
+
+    def load(self) -> None:
+        importlib.import_module(self.name)
+
+    def load_and_spin(self) -> None:
+        self.load()
         while True:
             pass
 
-    spinning, ending = Interruptible(spin), Interruptible(lambda: importlib.import_module(name))
+
+@pytest.fixture
+def slow_package(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> SlowPackage:
+    """A package that runs the test's parameter while it is imported, or waits at its gate."""
+    waiting = getattr(request, "param", "it.begun.set()\nit.gate.wait()")
+    package = SlowPackage(tmp_path, waiting)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "slow_package", package, raising=False)
+    return package
+
+
+def test_an_import_holds_an_interrupt_back(
+    engine: Engine, source: Queue, slow_package: SlowPackage
+) -> None:
+    spinning, ending = Interruptible(slow_package.load_and_spin), Interruptible(slow_package.load)
     for task in (spinning, ending):
         source.items.put(task)
-    assert begun.wait(PATIENCE)
-    wait_until(lambda: ending.is_running)  # it waits for the import of the other
+    assert slow_package.begun.wait(PATIENCE)
+    wait_until(lambda: ending.is_running)  # one of them waits for the import of the other
     for task in (spinning, ending):
         engine.interrupt(task)
+        engine.interrupt(task, again=True)
         assert not task.raise_held_back()
-    gate.set()
+    slow_package.gate.set()
     assert spinning.outcome.get(timeout=PATIENCE) is CallInterrupted
     assert ending.outcome.get(timeout=PATIENCE) is CallInterrupted
-    assert importlib.import_module(name).gate is gate
+    slow_package.load()
     assert ending.raise_held_back()
+
+
+@pytest.mark.parametrize(
+    "slow_package",
+    ["it.begun.set()\nit.gate.wait()\nwith it.engine.shield(): pass"],
+    indirect=True,
+)
+def test_what_is_ours_does_not_stop_an_import(
+    engine: Engine, source: Queue, slow_package: SlowPackage
+) -> None:
+    slow_package.engine = engine
+    task = Interruptible(slow_package.load_and_spin)
+    source.items.put(task)
+    assert slow_package.begun.wait(PATIENCE)
+    engine.interrupt(task)
+    slow_package.gate.set()
+    assert task.outcome.get(timeout=PATIENCE) is CallInterrupted
+    slow_package.load()
+
+
+@pytest.mark.parametrize(
+    "slow_package",
+    ["from queue import SimpleQueue\nit.gate = SimpleQueue()\nit.engine.wait(it.gate, None)"],
+    indirect=True,
+)
+def test_what_an_import_lets_in_is_interrupted(
+    engine: Engine, source: Queue, slow_package: SlowPackage
+) -> None:
+    slow_package.engine = engine
+    outer = Interruptible(slow_package.load, "lane")
+    source.items.put(outer)
+    wait_until(lambda: outer.is_waiting)
+    spinning = threading.Event()
+
+    def spin() -> None:
+        spinning.set()
+        while True:
+            pass
+
+    inner = Interruptible(spin, "lane")
+    source.items.put(inner)
+    assert spinning.wait(PATIENCE)
+    engine.interrupt(inner)
+    assert inner.outcome.get(timeout=PATIENCE) is CallInterrupted
+    slow_package.gate.put(None)  # type: ignore[attr-defined]
+    assert outer.outcome.get(timeout=PATIENCE) is None
+
+
+def test_a_loop_of_imports_that_find_nothing_is_interrupted(engine: Engine, source: Queue) -> None:
+    started = threading.Event()
+
+    def loop() -> None:
+        started.set()
+        while True:
+            importlib.util.find_spec("there_is_no_such_module")
+            with suppress(ImportError):
+                importlib.import_module("there_is_no_such_module")
+
+    task = Interruptible(loop)
+    source.items.put(task)
+    assert started.wait(PATIENCE)
+    engine.interrupt(task)
+    assert task.outcome.get(timeout=PATIENCE) is CallInterrupted
+
+
+def test_what_is_held_back_outlives_the_engine(slow_package: SlowPackage) -> None:
+    engine, source = Engine(), Queue()
+    engine.start()
+    engine.add(source)
+    task = Interruptible(slow_package.load_and_spin)
+    source.items.put(task)
+    assert slow_package.begun.wait(PATIENCE)
+    engine.interrupt(task)
+    engine.stop()
+    slow_package.gate.set()
+    assert task.outcome.get(timeout=PATIENCE) is CallInterrupted
+    source.items.put(None)
 
 
 def test_c_code_is_interrupted_when_it_returns() -> None:
