@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import signal
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,6 +70,9 @@ def require_new() -> Runtime:
 
 def pytest_configure() -> None:
     """Refuse to test what was compiled of other sources than those that are there."""
+    # A shell has what it starts in the background ignore it, and all that this starts.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if os.environ.get("PYNODE_PURE"):
         return
     root = Path(__file__).parent.parent
