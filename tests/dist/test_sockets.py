@@ -67,10 +67,10 @@ def test_the_first_that_answers(
         refused = closed.getsockname()[1]
     resolve_to(monkeypatch, refused, full, 0)
     started = time.monotonic()
-    with connect("several", listener.getsockname()[1], soon(1.0)) as sock:
+    with connect("several", listener.getsockname()[1], soon(2.0)) as sock:
         assert sock.getpeername() == listener.getsockname()
     # The one that swallows packets has had its share: half of what was left.
-    assert 0.4 < time.monotonic() - started < 1.0
+    assert time.monotonic() - started > 0.9
 
 
 def test_none_that_answers(full: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +78,7 @@ def test_none_that_answers(full: int, monkeypatch: pytest.MonkeyPatch) -> None:
     started = time.monotonic()
     with pytest.raises(TimeoutError):
         connect("several", 1, soon(0.2))
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < TIMEOUT / 2
 
 
 def test_a_family_that_the_machine_has_not_got(
