@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pynode.testing import wait_until
+from tests.beam.asking import info
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from pynode.testing import BeamNode
 
@@ -34,6 +37,16 @@ def load_elixir(beam: BeamNode) -> BeamNode:
         Path=[ord(char) for char in f"{lib}/ebin"],
     )
     return beam
+
+
+@pytest.fixture(autouse=True)
+def no_call_is_left_running(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Have no test begin before the calls of the one before are over: many count what runs."""
+    yield
+    beams = {"any_beam", "beam"} & {*request.fixturenames}
+    if beams and "module_pynode" in request.fixturenames:
+        beam, python = map(request.getfixturevalue, (beams.pop(), "module_pynode"))
+        wait_until(lambda: info(beam, python)["running_calls"] == 0)
 
 
 @pytest.fixture(scope="module")

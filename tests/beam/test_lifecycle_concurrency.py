@@ -157,7 +157,8 @@ def test_the_owner_dies_in_the_middle_of_callbacks(
         Key=key,
     )
     wait_for_events(any_beam, module_pynode, key, ["deep"])
-    assert sessions(any_beam, module_pynode)[name]["running"] == 3
+    # The one that has noted it may not be over yet.
+    wait_until(lambda: sessions(any_beam, module_pynode)[name]["running"] == 3)
     owner.exit()
     noted = wait_for_events(any_beam, module_pynode, key, ["freed thing"])
     noted = wait_for_events(any_beam, module_pynode, key, ["CallInterrupted"] * 3)
@@ -187,7 +188,7 @@ def test_thousands_of_coroutines_need_no_threads(
     )
     wait_until(lambda: info(any_beam, module_pynode)["running_calls"] == count, 60.0)
     assert make(witness, module_pynode, "math.sqrt", 4) == 2.0
-    assert make(witness, module_pynode, "threads") < before + 20
+    wait_until(lambda: make(witness, module_pynode, "threads") < before + 20)
     make(witness, module_pynode, "wake", key)
     assert running.result(60) == count
     wait_until(lambda: info(any_beam, module_pynode)["running_calls"] == 0)
