@@ -9,6 +9,7 @@ import asyncio
 import importlib
 import sqlite3
 import threading
+import time
 import weakref
 from collections import defaultdict
 from pathlib import Path
@@ -72,6 +73,19 @@ def hold(key: str, name: str = "held") -> Any:
     note(key, "holding")
     _GATES[key].wait()
     return Thing(key, name)
+
+
+def large(key: str, size: int) -> bytes:
+    """Wait at the gate, and return so many bytes that are no text."""
+    note(key, "holding")
+    _GATES[key].wait()
+    return b"\xff" * size
+
+
+def nap(key: str, seconds: float) -> None:
+    """Sleep, inside C code."""
+    note(key, "napping")
+    time.sleep(seconds)
 
 
 def spin(key: str, *_: Any) -> None:

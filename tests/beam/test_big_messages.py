@@ -17,6 +17,7 @@ import pytest
 
 from pynode import Atom, Node
 from pynode.testing import wait_until
+from tests.beam.asking import SPECIMENS, make, wait_for_events
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -368,15 +369,20 @@ def test_the_peer_dies_in_the_middle(start_one: Callable[[], BeamNode], node: No
 
 
 def test_we_are_killed_in_the_middle(
-    any_beam: BeamNode, start_pynode: Callable[..., PynodeProcess]
+    any_beam: BeamNode,
+    start_one: Callable[[], BeamNode],
+    start_pynode: Callable[..., PynodeProcess],
 ) -> None:
-    python = start_pynode()
-    name = Atom(python.name)
-    assert any_beam.eval(CALL, N=name, R=PLAIN) == FOUR
-    request: Any = (Atom("call"), "operator", "mul", [b"\xff", SIZE], {})
-    call: Future[Any] = any_beam.start_eval(f"catch {CALL}", N=name, R=request)
+    python, beam, key = start_pynode(), start_one(), secrets.token_hex(5)
+    request: Any = (Atom("call"), SPECIMENS, "large", [key, SIZE], {})
+    call: Future[Any] = beam.start_eval(f"catch {CALL}", N=Atom(python.name), R=request)
+    wait_for_events(any_beam, python, key, ["holding"])
+    # Nobody reads the answer, so that it is not over before it is seen.
+    beam.suspend()
+    make(any_beam, python, "open_gate", key)
     wait_until(lambda: memory(python, "VmRSS") > SIZE)
     python.kill()
+    beam.resume()
     kind, (reason, _) = call.result(PATIENCE)
     assert (kind, reason[0]) == ("EXIT", "nodedown")
 

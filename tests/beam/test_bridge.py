@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import secrets
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pynode.terms import Atom, Map, Reference
 from pynode.testing import wait_until
+from tests.beam.asking import SPECIMENS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -558,7 +560,7 @@ def test_calls_of_a_session_run_in_order_and_those_of_others_beside_them(
     any_beam: BeamNode, caller: BeamProcess, module_pynode: PynodeProcess, ask: Callable[..., Any]
 ) -> None:
     _, log = ask(Atom("put"), [])
-    other = any_beam.process()
+    other, key = any_beam.process(), secrets.token_hex(5)
     waiting = caller.start_eval(
         "Call = fun(R) -> gen_server:send_request({snakebridge, Node}, R) end,"
         "Ids = [Call(R) || R <- Requests],"
@@ -566,7 +568,7 @@ def test_calls_of_a_session_run_in_order_and_those_of_others_beside_them(
         Node=Atom(module_pynode.name),
         Requests=[
             (Atom("method"), log, "append", [-1], {}),
-            (Atom("call"), "time", "sleep", [0.5], {}),
+            (Atom("call"), SPECIMENS, "hold", [key], {}),
             *[(Atom("method"), log, "append", [n], {}) for n in range(20)],
             (Atom("call"), "builtins", "list", [log], {}),
         ],
@@ -575,6 +577,7 @@ def test_calls_of_a_session_run_in_order_and_those_of_others_beside_them(
     wait_until(lambda: ask_from(other, module_pynode, Atom("info"))[1]["running_calls"] == 1)
     assert call(functools.partial(ask_from, other, module_pynode), "math.sqrt", 4) == 2.0
     assert not waiting.done()
+    call(functools.partial(ask_from, other, module_pynode), f"{SPECIMENS}.open_gate", key)
     *_, last = waiting.result(30)
     assert last == (Atom("reply"), (Atom("ok"), list(range(-1, 20))))
     other.exit()

@@ -137,33 +137,47 @@ def test_allow(start_pynode: Callable[..., PynodeProcess], any_beam: BeamNode) -
         assert (tag, error["__struct__"]) == ("error", "Elixir.SnakeBridge.NotAllowedError")
 
 
+def waiting_for(path: Path) -> str:
+    """Return Python code that waits until a file is there, and is false."""
+    return (
+        "any(__import__('time').sleep(0.01) for _ in "
+        f"iter(__import__('pathlib').Path({str(path)!r}).exists, True))"
+    )
+
+
 def test_sigterm_lets_a_running_call_finish(
-    start_pynode: Callable[..., PynodeProcess], any_beam: BeamNode
+    start_pynode: Callable[..., PynodeProcess], any_beam: BeamNode, tmp_path: Path
 ) -> None:
-    python = start_pynode()
+    python, go = start_pynode(), tmp_path / "go"
     call = "gen_server:call({snakebridge, N}, R, 30000)"
-    running = any_beam.start_eval(
-        call, N=Atom(python.name), R=(Atom("call"), "time", "sleep", [0.5], {})
-    )
-    wait_until(
-        lambda: any_beam.eval(call, N=Atom(python.name), R=Atom("info"))[1]["running_calls"] == 1
-    )
-    assert python.stop() == 0
-    assert running.result(10) == (Atom("ok"), None)
+
+    def ask(request: Any) -> Any:
+        return any_beam.eval(call, N=Atom(python.name), R=request)
+
+    request: Any = (Atom("call"), "builtins", "eval", [waiting_for(go)], {})
+    running = any_beam.start_eval(call, N=Atom(python.name), R=request)
+    wait_until(lambda: ask(Atom("info"))[1]["running_calls"] == 1)
+    python.terminate()
+    wait_until(lambda: ask(Atom("info"))[0] == "error")  # it begins no other
+    go.touch()
+    assert python.wait(15) == 0
+    assert running.result(10) == (Atom("ok"), False)
 
 
 def test_sigterm_waits_for_a_large_answer_to_be_sent(
-    start_pynode: Callable[..., PynodeProcess], any_beam: BeamNode
+    start_pynode: Callable[..., PynodeProcess], any_beam: BeamNode, tmp_path: Path
 ) -> None:
-    python = start_pynode()
-    source = "__import__('time').sleep(0.3) or b'x' * 30_000_000"
+    python, go = start_pynode(), tmp_path / "go"
+    source = f"{waiting_for(go)} or b'x' * 30_000_000"
     call = "{ok, B} = gen_server:call({snakebridge, N}, R, 30000), byte_size(B)"
     running = any_beam.start_eval(
         call, N=Atom(python.name), R=(Atom("call"), "builtins", "eval", [source], {})
     )
     info = "{ok, #{running_calls := C}} = gen_server:call({snakebridge, N}, info), C"
     wait_until(lambda: any_beam.eval(info, N=Atom(python.name)) == 1)
-    assert python.stop() == 0
+    python.terminate()
+    go.touch()
+    assert python.wait(15) == 0
     assert running.result(10) == 30_000_000
 
 
@@ -202,8 +216,10 @@ def test_it_is_killed_when_c_code_keeps_it_from_stopping(
         started: Any = (Atom("call"), "threading", "active_count", [], {})
         call = "gen_server:call({snakebridge, N}, R, infinity)"
         assert any_beam.eval(call, N=Atom(name), R=started)[0] == "ok"
+        used = psutil.Process(process.pid).cpu_times  # also for its start
+        before = used().user
         running = any_beam.start_eval(call, N=Atom(name), R=busy)
-        wait_until(lambda: psutil.Process(process.pid).cpu_times().user > 0.5)
+        wait_until(lambda: used().user > before + 0.5, 30.0)
         stdin.close()
         assert process.wait(20) == -signal.SIGKILL
         with pytest.raises(BeamError, match=r"noconnection|nodedown"):

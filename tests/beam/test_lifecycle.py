@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import secrets
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pynode.terms import Atom, Pid
 from pynode.testing import wait_until
+from tests.beam.asking import SPECIMENS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +28,11 @@ def ask(process: BeamProcess | BeamNode, python: PynodeProcess, *request: object
 
 
 def make(
-    process: BeamProcess, python: PynodeProcess, name: str, *args: object, **options: Any
+    process: BeamProcess | BeamNode,
+    python: PynodeProcess,
+    name: str,
+    *args: object,
+    **options: Any,
 ) -> Any:
     module, _, function = name.rpartition(".")
     answer = ask(process, python, Atom("call"), module, function, list(args), {}, options)
@@ -110,14 +116,14 @@ def test_calls_that_were_queued_for_a_dead_owner_do_not_run(
     any_beam: BeamNode, module_pynode: PynodeProcess, tmp_path: Any
 ) -> None:
     owner = any_beam.process()
-    touched = tmp_path / "touched"
+    touched, key = tmp_path / "touched", secrets.token_hex(5)
     path = make(owner, module_pynode, "pathlib.Path", str(touched))
     owner.eval(
         "[gen_server:send_request({snakebridge, Node}, R) || R <- Requests], ok",
         Node=Atom(module_pynode.name),
         Requests=[
             # Inside C code, so it cannot be interrupted before its end.
-            (Atom("call"), "time", "sleep", [0.5], {}),
+            (Atom("call"), SPECIMENS, "hold", [key], {}),
             (Atom("method"), path, "touch", [], {}),
         ],
     )
@@ -125,6 +131,7 @@ def test_calls_that_were_queued_for_a_dead_owner_do_not_run(
     wait_until(lambda: sessions(any_beam, module_pynode)[name]["running"] == 1)
     owner.exit()
     wait_until(lambda: name not in sessions(any_beam, module_pynode))
+    make(any_beam, module_pynode, f"{SPECIMENS}.open_gate", key)
     wait_until(lambda: ask(any_beam, module_pynode, Atom("info"))[1]["running_calls"] == 0)
     assert not touched.exists()
 
@@ -152,8 +159,8 @@ def test_an_owner_that_dies_between_request_and_reply_leaves_nothing(
             Node=Atom(module_pynode.name),
             Request=(Atom("call"), "builtins", "object", [], {}),
         )
+    wait_until(lambda: ask(any_beam, module_pynode, Atom("info"))[1]["running_calls"] == 0)
     wait_until(lambda: set(sessions(any_beam, module_pynode)) <= before)
-    assert ask(any_beam, module_pynode, Atom("info"))[1]["running_calls"] == 0
 
 
 def test_a_session_lives_as_long_as_one_of_its_owners(
@@ -295,7 +302,7 @@ def test_a_caller_that_gave_up_stops_its_call_where_the_session_says_so(
     name = f"cancel{owner.pid}"
     settings = {Atom("cancel_on_timeout"): True}
     ask(owner, module_pynode, Atom("open_session"), name, owner.pid, settings)
-    caller.start_eval(
+    calling = caller.start_eval(
         source,
         Node=Atom(module_pynode.name),
         Timeout=10 if end == "timeout" else Atom("infinity"),
@@ -304,6 +311,8 @@ def test_a_caller_that_gave_up_stops_its_call_where_the_session_says_so(
     if end == "kill":
         wait_until(lambda: ask(any_beam, module_pynode, Atom("info"))[1]["running_calls"] == 1)
         caller.exit()
+    else:
+        calling.result(30)  # before that, none may run because it has not come yet
     wait_until(lambda: ask(any_beam, module_pynode, Atom("info"))[1]["running_calls"] == 0)
     assert sessions(any_beam, module_pynode)[name]["owners"] == [owner.pid]
     owner.exit()
@@ -367,31 +376,27 @@ def test_an_owner_that_is_killed_while_its_answer_is_made(
         owner.exit()
         wait_until(lambda: not owned_by(any_beam, module_pynode, owner.pid))  # noqa: B023
     wait_until(lambda: refs() <= before)
-    threads = make(any_beam.process(), module_pynode, "threading.active_count")
-    assert threads < 30
+    witness = any_beam.process()
+    wait_until(lambda: make(witness, module_pynode, "threading.active_count") < 30)
 
 
 def test_a_call_is_not_stopped_by_a_session_that_was_given_away(
     any_beam: BeamNode, module_pynode: PynodeProcess
 ) -> None:
     giver, taker = any_beam.process(), any_beam.process()
-    name = make(giver, module_pynode, "builtins.object")["session_id"]
+    name, key = make(giver, module_pynode, "builtins.object")["session_id"], secrets.token_hex(5)
     ask(giver, module_pynode, Atom("give_session"), name, giver.pid, taker.pid)
     running = giver.start_eval(
         CALL,
         Node=Atom(module_pynode.name),
-        Request=(
-            Atom("call"),
-            "builtins",
-            "exec",
-            ["import time\nfor _ in range(30): time.sleep(0.01)"],
-            {},
-        ),
+        Request=(Atom("call"), SPECIMENS, "hold", [key], {}),
     )
     wait_until(lambda: ask(any_beam, module_pynode, Atom("info"))[1]["running_calls"] == 1)
     taker.exit()
     wait_until(lambda: name not in sessions(any_beam, module_pynode))
-    assert running.result(10) == (Atom("ok"), None)
+    make(any_beam, module_pynode, f"{SPECIMENS}.open_gate", key)
+    assert running.result(10)[0] == "ok"
+    giver.exit()
 
 
 def test_an_awaited_call_is_seen_and_stopped(

@@ -229,8 +229,8 @@ def test_c_code_is_stopped_when_it_returns_and_its_result_is_freed(it: Stop, key
 
 
 def test_a_sleep_is_stopped_at_its_end(it: Stop, key: str) -> None:
-    it.start(*call("time.sleep", 0.3, session_id=it.session))
-    wait_until(lambda: sessions(it.beam, it.python)[it.session]["running"] == 1)
+    it.start(*call("nap", key, 0.3, session_id=it.session))
+    wait_for_events(it.beam, it.python, key, ["napping"])
     it.stop()
     wait_until(it.over)
 
