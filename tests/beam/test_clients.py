@@ -324,7 +324,7 @@ def test_erl_call_fails_as_with_a_beam(
     for args in (
         ["-a", "no_such_module f"],
         ["-a", 'lists no_such_function [a,{b,c},"s",1.5]'],
-        ["-timeout", "1", "-a", "init get_status"],
+        ["-timeout", "20", "-a", "init get_status"],
     ):
         theirs = erl_call("-name", any_beam.name, *args)
         assert erl_call("-name", served.node.name, *args) == theirs

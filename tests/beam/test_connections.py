@@ -840,7 +840,7 @@ def test_an_epmd_that_does_not_answer(
         pytest.raises(EpmdUnavailableError, match=f"127.0.0.1:{no_epmd} did not answer in time"),
     ):
         Node(some_name(), cookie=cookie).start()
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < PATIENCE / 2
 
 
 # --- fixed ports, without EPMD
@@ -969,7 +969,7 @@ def test_a_silent_peer_is_taken_for_lost(start: Callable[..., BeamNode], cookie:
         started = time.monotonic()
         beam.suspend()
         assert reasons.get(timeout=PATIENCE) == Atom("noconnection")
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < PATIENCE / 2
         assert node.nodes() == []
         beam.resume()
         # The BEAM has not heard of it before, or just now: either way they connect again.
@@ -1091,7 +1091,7 @@ def test_a_peer_that_vanishes_is_lost_and_comes_back(
         cut, cut_there = time.monotonic(), beam.eval(clock)
         if of_beam < 60:
             assert watcher.next() == "nodedown"
-            assert beam.eval(clock) - cut_there < of_beam * 1250 + 500
+            assert beam.eval(clock) - cut_there < of_beam * 1250 + 2000
             # It tries to come back before the others know that it was away, too.
             network.restore()
             wait_until(lambda: beam.eval("net_adm:ping(N)", N=Atom(name)) == "pong", 30)
@@ -1099,7 +1099,7 @@ def test_a_peer_that_vanishes_is_lost_and_comes_back(
         down = python.stdout.wait_for(r"^down (\S+) (\S+)$", 30)
         assert down[1] == "noconnection"
         if of_python < 60:
-            assert float(down[2]) - cut < of_python * 1.25 + 0.5
+            assert float(down[2]) - cut < of_python * 1.25 + 2
         if of_beam == 60:
             network.restore()
             python.stdout.wait_for("^up True$", 30)

@@ -21,6 +21,7 @@ from tests.beam.asking import (
     owned_by,
     reason,
     sessions,
+    start,
     wait_for_events,
 )
 
@@ -140,14 +141,15 @@ def test_nothing_expires_while_a_call_runs_in_its_session(
     any_beam: BeamNode, module_pynode: PynodeProcess, key: str
 ) -> None:
     owner, other = any_beam.process(), any_beam.process()
-    names = [open_session(owner, module_pynode, f"{key} {n}", ttl_seconds=0.2) for n in range(2)]
-    used, unused = (make(owner, module_pynode, "Thing", key, n, session_id=n) for n in names)
-    held = owner.start_eval(
-        "gen_server:call({snakebridge, Node}, Request, infinity)",
-        Node=Atom(module_pynode.name),
-        Request=call("hold", key, session_id=names[0]),
+    names = [open_session(owner, module_pynode, f"{key} {n}", ttl_seconds=0.5) for n in range(2)]
+    # The one call follows the other, however long it takes this thread to go on.
+    made, held = (
+        start(owner, module_pynode, *call(*request, session_id=names[0]))
+        for request in (("Thing", key, names[0]), ("hold", key))
     )
-    # The other one of the same age is gone.
+    used = made.result(30)[1]
+    unused = make(other, module_pynode, "Thing", key, names[1], session_id=names[1])
+    # The other one, which is younger, is gone.
     wait_for_events(any_beam, module_pynode, key, ["holding", f"freed {names[1]}"])
     assert reason(other, module_pynode, unused) == "expired"
     assert sessions(any_beam, module_pynode)[names[0]]["refs"] == 1
@@ -165,12 +167,12 @@ def test_nothing_expires_while_a_call_runs_in_its_session(
 def test_defaults_from_the_environment(
     any_beam: BeamNode, start_pynode: Callable[..., PynodeProcess], key: str
 ) -> None:
-    env = {"SNAKEBRIDGE_REF_TTL_SECONDS": "1", "SNAKEBRIDGE_REF_MAX": "2"}
+    env = {"SNAKEBRIDGE_REF_TTL_SECONDS": "2", "SNAKEBRIDGE_REF_MAX": "2"}
     python = start_pynode(env=env)
     owner = any_beam.process()
     refs = [make(owner, python, "Thing", key, str(n)) for n in range(3)]
     session = sessions(any_beam, python)[refs[0]["session_id"]]
-    assert (session["ttl_seconds"], session["max_refs"], session["refs"]) == (1, 2, 2)
+    assert (session["ttl_seconds"], session["max_refs"], session["refs"]) == (2, 2, 2)
     assert reason(owner, python, refs[0]) == "evicted"
     wait_for_events(any_beam, python, key, ["freed 1", "freed 2"])
     assert reason(owner, python, refs[2]) == "expired"

@@ -107,7 +107,7 @@ def test_whatever_leaves_is_unwound_on_that_thread(
     owner, other = any_beam.process(), any_beam.process()
     limits: dict[str, dict[str, Any]] = {
         "evicted": {"max_refs": 3},
-        "expired": {"ttl_seconds": 0.2},
+        "expired": {"ttl_seconds": 1.0},  # for what is done before it is left alone
     }
     settings = limits.get(how, {})
     name = open_session(owner, module_pynode, own_thread=True, **settings)
@@ -118,8 +118,8 @@ def test_whatever_leaves_is_unwound_on_that_thread(
         make(owner, module_pynode, "Manager", key, "manager", **options),
         make(owner, module_pynode, "counting", key, "generator", **options),
     ]
-    ask(owner, module_pynode, Atom("method"), refs[1], "__enter__", [], {})
-    ask(owner, module_pynode, Atom("next"), refs[2], 1)
+    assert ask(owner, module_pynode, Atom("method"), refs[1], "__enter__", [], {})[0] == "ok"
+    assert ask(owner, module_pynode, Atom("next"), refs[2], 1)[0] == "ok"
     if how == "released":
         # By a process that has nothing to do with it, in the turn of its own session.
         thing = make(other, module_pynode, "Thing", key)
