@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pynode.dist import engine as engine_module
+from pynode.dist import task as task_module
 from pynode.dist.engine import Engine, Source
 from pynode.dist.task import AWAITED, Task
 from pynode.dist.timers import Timers
@@ -502,7 +503,7 @@ def test_an_interrupt_comes_inside_the_task_or_not_at_all(source: Queue) -> None
         source.items.put(task)
         task.interrupt()
         assert task.outcome.get(timeout=PATIENCE) in (CallInterrupted, sum(range(50)))
-    assert len(set(source.readers)) <= 8
+    assert len(set(source.readers)) <= 16
 
 
 def test_an_outer_and_an_inner_task_are_both_interrupted(engine: Engine, source: Queue) -> None:
@@ -829,8 +830,8 @@ def test_an_import_holds_an_interrupt_back(
     spinning, ending = Interruptible(slow_package.load_and_spin), Interruptible(slow_package.load)
     for task in (spinning, ending):
         source.items.put(task)
-    assert slow_package.begun.wait(PATIENCE)
-    wait_until(lambda: ending.is_running)  # one of them waits for the import of the other
+        # The second waits for the import of the first; that it runs does not say so yet.
+        wait_until(lambda: task_module._is_importing(task._running_on, None))  # noqa: B023
     for task in (spinning, ending):
         engine.interrupt(task)
         engine.interrupt(task, again=True)
