@@ -503,7 +503,7 @@ def test_an_interrupt_comes_inside_the_task_or_not_at_all(source: Queue) -> None
         source.items.put(task)
         task.interrupt()
         assert task.outcome.get(timeout=PATIENCE) in (CallInterrupted, sum(range(50)))
-    assert len(set(source.readers)) <= 16
+    assert len(set(source.readers)) <= 8
 
 
 def test_an_outer_and_an_inner_task_are_both_interrupted(engine: Engine, source: Queue) -> None:
